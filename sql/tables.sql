@@ -1,0 +1,264 @@
+-- Tables. A table, leaf or sequence that holds users' data is registered with
+-- pg_extension_config_dump, one call a statement, and this script inserts no
+-- row into it: both are needed for dump and restore to keep every row.
+
+-- ---------------------------------------------------------------- definitions
+CREATE TABLE tasker.owners (
+	owner_id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	role_name name NOT NULL,
+	role_oid oid NOT NULL,
+	UNIQUE (role_oid, role_name)
+);
+COMMENT ON TABLE tasker.owners IS
+'Roles that own tasks or definitions. A name and an oid, not a role reference: a restore where a role is missing loses no task. Both must agree before a step runs.';
+
+CREATE TABLE tasker.task_namespaces (
+	namespace_id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	name text NOT NULL UNIQUE,
+	description text,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+COMMENT ON TABLE tasker.task_namespaces IS 'Names under which named tasks live; made on first use by define_task.';
+
+CREATE TABLE tasker.queues (
+	queue_id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	name text NOT NULL UNIQUE,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+COMMENT ON TABLE tasker.queues IS 'Queues that external workers claim steps from; made on first use by define_task.';
+
+CREATE TABLE tasker.named_tasks (
+	named_task_id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	namespace_id int NOT NULL REFERENCES tasker.task_namespaces,
+	name text NOT NULL,
+	version text NOT NULL,
+	description text,
+	definition jsonb NOT NULL,
+	is_default boolean NOT NULL,
+	step_count int NOT NULL,
+	edge_count int NOT NULL,
+	runs_in_database boolean NOT NULL,
+	owner int NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	UNIQUE (namespace_id, name, version)
+);
+COMMENT ON TABLE tasker.named_tasks IS 'Workflow definitions, one row a version, immutable but for is_default.';
+COMMENT ON COLUMN tasker.named_tasks.is_default IS 'The version that create_task takes when it is given none; one a name.';
+COMMENT ON COLUMN tasker.named_tasks.runs_in_database IS 'Some step has a function or sql handler, so whoever submits it must be able to have a session.';
+COMMENT ON COLUMN tasker.named_tasks.owner IS 'owners.owner_id of the role that defined it.';
+
+CREATE TABLE tasker.named_steps (
+	named_task_id int NOT NULL,
+	step_no int NOT NULL,
+	name text NOT NULL,
+	description text,
+	handler_kind text NOT NULL CHECK (handler_kind IN ('function', 'sql', 'queue')),
+	handler text NOT NULL,
+	queue_id int,
+	parents int NOT NULL,
+	retryable boolean NOT NULL,
+	max_attempts int NOT NULL,
+	backoff text NOT NULL CHECK (backoff IN ('exponential', 'linear', 'fixed', 'list')),
+	backoff_base interval NOT NULL,
+	backoff_factor float8 NOT NULL,
+	backoff_cap interval NOT NULL,
+	backoff_jitter float8 NOT NULL,
+	backoff_delays interval[],
+	timeout interval,
+	lease interval NOT NULL,
+	priority int NOT NULL,
+	PRIMARY KEY (named_task_id, step_no),
+	UNIQUE (named_task_id, name)
+);
+COMMENT ON TABLE tasker.named_steps IS 'Steps of the definitions, numbered 1..n in a topological order.';
+COMMENT ON COLUMN tasker.named_steps.handler IS 'By handler_kind: the qualified name of a function, the text of a statement, or the name of a queue.';
+COMMENT ON COLUMN tasker.named_steps.parents IS 'How many steps it depends on.';
+
+CREATE TABLE tasker.named_step_edges (
+	named_task_id int NOT NULL,
+	from_step_no int NOT NULL,
+	to_step_no int NOT NULL,
+	PRIMARY KEY (named_task_id, from_step_no, to_step_no),
+	CHECK (from_step_no < to_step_no)
+);
+COMMENT ON TABLE tasker.named_step_edges IS 'Dependencies between the steps of a definition; from < to, so no cycle can be written down.';
+
+-- ---------------------------------------------------------------------- tasks
+CREATE SEQUENCE tasker.task_id_seq;
+COMMENT ON SEQUENCE tasker.task_id_seq IS 'The low 48 bits of the task ids; see tasker.next_task_id().';
+
+CREATE TABLE tasker.tasks (
+	task_id bigint PRIMARY KEY,
+	requested_at timestamptz NOT NULL,
+	start_at timestamptz,
+	started_at timestamptz,
+	completed_at timestamptz,
+	correlation_id uuid,
+	named_task_id int NOT NULL,
+	owner int NOT NULL,
+	priority int NOT NULL,
+	blocked boolean NOT NULL DEFAULT false,
+	state tasker.task_state NOT NULL,
+	context jsonb NOT NULL,
+	tags jsonb,
+	initiator text,
+	source_system text,
+	reason text
+) WITH (fillfactor = 85);
+COMMENT ON TABLE tasker.tasks IS 'Runs of named tasks. Written by triggers and API functions; any change of state is checked and recorded.';
+COMMENT ON COLUMN tasker.tasks.owner IS 'owners.owner_id of the role that submitted it and as which its steps run.';
+COMMENT ON COLUMN tasker.tasks.blocked IS 'Some step went to error or was cancelled: whether the task can go on is looked at whenever another of its steps ends.';
+
+CREATE TABLE tasker.idempotency_keys (
+	owner int NOT NULL,
+	key text NOT NULL,
+	task_id bigint NOT NULL,
+	PRIMARY KEY (owner, key)
+);
+COMMENT ON TABLE tasker.idempotency_keys IS 'Which task an owner''s idempotency key stands for.';
+
+CREATE TABLE tasker.workflow_steps (
+	task_id bigint NOT NULL,
+	next_attempt_at timestamptz,
+	last_attempted_at timestamptz,
+	completed_at timestamptz,
+	lease_expires_at timestamptz,
+	lease uuid,
+	step_id int NOT NULL,
+	step_no int NOT NULL,
+	lane int NOT NULL,
+	priority int NOT NULL,
+	pending_parents int NOT NULL,
+	attempts int NOT NULL DEFAULT 0,
+	state tasker.step_state NOT NULL,
+	claimed_by text,
+	results jsonb,
+	last_error jsonb,
+	PRIMARY KEY (task_id, step_id)
+) WITH (fillfactor = 70);
+COMMENT ON TABLE tasker.workflow_steps IS
+'Steps of the tasks. UPDATE … SET state = … by anybody is checked against the state machine, recorded, and releases children exactly as the API does.';
+COMMENT ON COLUMN tasker.workflow_steps.step_id IS 'Ordinal within the task; a parent''s is smaller than its children''s.';
+COMMENT ON COLUMN tasker.workflow_steps.step_no IS 'named_steps.step_no of its definition.';
+COMMENT ON COLUMN tasker.workflow_steps.lane IS 'Who may take it: a queue_id, or minus the owner_id for a step that runs in the database.';
+COMMENT ON COLUMN tasker.workflow_steps.pending_parents IS 'How many of its parents are not satisfied yet.';
+COMMENT ON COLUMN tasker.workflow_steps.attempts IS 'Attempts that have begun or, for a step run inside one transaction, ended.';
+COMMENT ON COLUMN tasker.workflow_steps.last_error IS 'The error of the last failed attempt: sqlstate, message, detail, hint, context.';
+
+CREATE TABLE tasker.workflow_step_edges (
+	task_id bigint NOT NULL,
+	from_step_id int NOT NULL,
+	to_step_id int NOT NULL,
+	PRIMARY KEY (task_id, from_step_id, to_step_id)
+);
+CREATE INDEX workflow_step_edges_to ON tasker.workflow_step_edges (task_id, to_step_id);
+COMMENT ON TABLE tasker.workflow_step_edges IS 'Dependencies between the steps of the tasks. An edge that would close a cycle is refused.';
+
+CREATE TABLE tasker.workflow_step_results (
+	task_id bigint NOT NULL,
+	step_id int NOT NULL,
+	results jsonb NOT NULL,
+	PRIMARY KEY (task_id, step_id)
+);
+COMMENT ON TABLE tasker.workflow_step_results IS 'Results too large for the row of the step.';
+
+-- ------------------------------------------------------------- what is to be done
+-- Both tables hold hints: a row says "look at this step"; the step's own row
+-- decides. A hint may be stale, never missing.
+CREATE TABLE tasker.ready_queue (
+	lane int NOT NULL,
+	rank int NOT NULL,
+	task_id bigint NOT NULL,
+	step_id int NOT NULL,
+	PRIMARY KEY (lane, rank, task_id, step_id)
+);
+COMMENT ON TABLE tasker.ready_queue IS 'Steps that can be taken now, in the order in which they are taken.';
+COMMENT ON COLUMN tasker.ready_queue.rank IS 'Minus the step''s priority, so that the index runs in the order of the claims.';
+
+CREATE TABLE tasker.timers (
+	due_at timestamptz NOT NULL,
+	task_id bigint NOT NULL,
+	step_id int NOT NULL,
+	PRIMARY KEY (due_at, task_id, step_id)
+);
+COMMENT ON TABLE tasker.timers IS 'When the scheduler must look at which step (or, with step_id 0, at which task).';
+
+-- -------------------------------------------------------------------- history
+-- A ring of leaves, each truncated in turn; BRIN only, since rows of a task lie
+-- close together.
+CREATE TABLE tasker.task_transitions (
+	slot smallint NOT NULL,
+	executor int,
+	task_id bigint NOT NULL,
+	created_at timestamptz NOT NULL,
+	from_state text COLLATE "C" NOT NULL,
+	to_state text COLLATE "C" NOT NULL,
+	metadata jsonb
+) PARTITION BY LIST (slot);
+CREATE TABLE tasker.task_transitions_0 PARTITION OF tasker.task_transitions FOR VALUES IN (0);
+CREATE TABLE tasker.task_transitions_1 PARTITION OF tasker.task_transitions FOR VALUES IN (1);
+CREATE TABLE tasker.task_transitions_2 PARTITION OF tasker.task_transitions FOR VALUES IN (2);
+CREATE TABLE tasker.task_transitions_3 PARTITION OF tasker.task_transitions FOR VALUES IN (3);
+CREATE INDEX task_transitions_task ON tasker.task_transitions
+	USING brin (task_id, created_at) WITH (pages_per_range = 16, autosummarize = on);
+COMMENT ON TABLE tasker.task_transitions IS 'One row for each change of state of a task.';
+COMMENT ON COLUMN tasker.task_transitions.executor IS 'Process id of the server process that made the change.';
+
+CREATE TABLE tasker.workflow_step_transitions (
+	slot smallint NOT NULL,
+	executor int,
+	task_id bigint NOT NULL,
+	created_at timestamptz NOT NULL,
+	started_at timestamptz,
+	step_id int NOT NULL,
+	attempt int NOT NULL,
+	from_state text COLLATE "C" NOT NULL,
+	to_state text COLLATE "C" NOT NULL,
+	metadata jsonb
+) PARTITION BY LIST (slot);
+CREATE TABLE tasker.workflow_step_transitions_0 PARTITION OF tasker.workflow_step_transitions FOR VALUES IN (0);
+CREATE TABLE tasker.workflow_step_transitions_1 PARTITION OF tasker.workflow_step_transitions FOR VALUES IN (1);
+CREATE TABLE tasker.workflow_step_transitions_2 PARTITION OF tasker.workflow_step_transitions FOR VALUES IN (2);
+CREATE TABLE tasker.workflow_step_transitions_3 PARTITION OF tasker.workflow_step_transitions FOR VALUES IN (3);
+CREATE INDEX workflow_step_transitions_task ON tasker.workflow_step_transitions
+	USING brin (task_id, created_at) WITH (pages_per_range = 16, autosummarize = on);
+COMMENT ON TABLE tasker.workflow_step_transitions IS 'One row for each change of state of a step.';
+COMMENT ON COLUMN tasker.workflow_step_transitions.executor IS 'Process id of the server process that made the change.';
+COMMENT ON COLUMN tasker.workflow_step_transitions.started_at IS 'When the attempt that ended here began.';
+COMMENT ON COLUMN tasker.workflow_step_transitions.metadata IS 'The error of a failed attempt; who asked for it and why, for an operator''s change.';
+
+-- ---------------------------------------------------------------------- access
+CREATE TABLE tasker.access_grants (
+	role_name name NOT NULL PRIMARY KEY,
+	level text NOT NULL CHECK (level IN ('viewer', 'submitter', 'worker', 'operator', 'admin'))
+);
+COMMENT ON TABLE tasker.access_grants IS 'What grant_access gave to whom.';
+
+-- ------------------------------------------------------------------------ dump
+SELECT pg_catalog.pg_extension_config_dump('tasker.owners', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.owners_owner_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.task_namespaces', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.task_namespaces_namespace_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.queues', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.queues_queue_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.named_tasks', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.named_tasks_named_task_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.named_steps', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.named_step_edges', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.task_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.tasks', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.idempotency_keys', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.workflow_steps', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.workflow_step_edges', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.workflow_step_results', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.ready_queue', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.timers', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.task_transitions_0', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.task_transitions_1', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.task_transitions_2', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.task_transitions_3', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.workflow_step_transitions_0', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.workflow_step_transitions_1', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.workflow_step_transitions_2', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.workflow_step_transitions_3', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.access_grants', '');

@@ -1,0 +1,38 @@
+/*
+ * compat.h
+ *	  What differs between PostgreSQL 13 and 18, in one place. Nothing else in
+ *	  src/ looks at PG_VERSION_NUM.
+ */
+#ifndef TASKER_COMPAT_H
+#define TASKER_COMPAT_H
+
+#include "catalog/pg_proc.h"
+#include "catalog/pg_database.h"
+#include "funcapi.h"
+#include "utils/acl.h"
+#include "utils/guc.h"
+
+/* 16 folded the pg_*_aclcheck functions into one. */
+#if PG_VERSION_NUM < 160000
+#define tasker_function_aclcheck(oid, role) pg_proc_aclcheck(oid, role, ACL_EXECUTE)
+#define tasker_database_aclcheck(oid, role) pg_database_aclcheck(oid, role, ACL_CONNECT)
+#else
+#define tasker_function_aclcheck(oid, role) object_aclcheck(ProcedureRelationId, oid, role, ACL_EXECUTE)
+#define tasker_database_aclcheck(oid, role) object_aclcheck(DatabaseRelationId, oid, role, ACL_CONNECT)
+#endif
+
+/* 15 renamed it and made it refuse the SETs it used to warn about. */
+#if PG_VERSION_NUM < 150000
+#define MarkGUCPrefixReserved(prefix) EmitWarningsOnPlaceholders(prefix)
+#endif
+
+/* 15 introduced the common opening of a set-returning function. */
+#if PG_VERSION_NUM >= 160000
+#define tasker_begin_srf(fcinfo) InitMaterializedSRF(fcinfo, 0)
+#elif PG_VERSION_NUM >= 150000
+#define tasker_begin_srf(fcinfo) SetSingleFuncCall(fcinfo, 0)
+#else
+extern void tasker_begin_srf(FunctionCallInfo fcinfo);
+#endif
+
+#endif							/* TASKER_COMPAT_H */

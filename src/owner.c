@@ -1,0 +1,273 @@
+/*
+ * owner.c
+ *	  Who owns a task, what a role may do, and the functions that row-level
+ *	  security asks.
+ *
+ * A role owns what it submits; members of the role act for it, as everywhere
+ * in PostgreSQL. access_grants, kept by tasker.grant_access, gives levels over
+ * other roles' tasks. A superuser may do everything.
+ */
+#include "tasker.h"
+
+#include "access/xact.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/syscache.h"
+
+static const struct
+{
+	const char *name;
+	AccessLevel level;
+}			levels[] =
+{
+	{"viewer", ACCESS_VIEWER},
+	{"worker", ACCESS_WORKER},
+	{"submitter", ACCESS_SUBMITTER},
+	{"operator", ACCESS_OPERATOR},
+	{"admin", ACCESS_ADMIN},
+};
+
+static TaskerQuery find_owner = {
+	.sql = "SELECT owner_id FROM tasker.owners WHERE role_oid = $1 AND role_name = $2",
+	.args = {OIDOID, NAMEOID},
+	.columns = {INT4OID},
+};
+
+static TaskerQuery add_owner = {
+	.sql = "INSERT INTO tasker.owners (role_oid, role_name) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+	.args = {OIDOID, NAMEOID},
+};
+
+static TaskerQuery owner_role = {
+	.sql = "SELECT role_oid, role_name FROM tasker.owners WHERE owner_id = $1",
+	.args = {INT4OID},
+	.columns = {OIDOID, NAMEOID},
+	.read_only = true,
+};
+
+static TaskerQuery task_owner = {
+	.sql = "SELECT owner FROM tasker.tasks WHERE task_id = $1",
+	.args = {INT8OID},
+	.columns = {INT4OID},
+	.read_only = true,
+};
+
+static TaskerQuery all_grants = {
+	.sql = "SELECT role_name, level FROM tasker.access_grants",
+	.columns = {NAMEOID, TEXTOID},
+	.read_only = true,
+};
+
+/* The owner_id that stands for a role, made on first use. Inside a section. */
+int
+owner_id_for(Oid role)
+{
+	Datum		values[2];
+
+	values[0] = ObjectIdGetDatum(role);
+	values[1] = DirectFunctionCall1(namein, CStringGetDatum(GetUserNameFromId(role, false)));
+	for (;;)
+	{
+		if (tasker_run(&find_owner, values, NULL) == 1)
+			return DatumGetInt32(tasker_value_notnull(0, 1));
+		tasker_run(&add_owner, values, NULL);
+	}
+}
+
+/* Does the role still exist under the name it had? */
+static bool
+role_is(Oid role, Name name)
+{
+	char	   *current = GetUserNameFromId(role, true);
+
+	return current != NULL && strcmp(current, NameStr(*name)) == 0;
+}
+
+/* The highest level that the role has, by itself or as a member. */
+AccessLevel
+access_level(Oid role)
+{
+	TaskerSection section;
+	AccessLevel highest = ACCESS_NONE;
+	uint64		n;
+
+	if (superuser_arg(role))
+		return ACCESS_ADMIN;
+
+	tasker_enter(&section);
+	n = tasker_run(&all_grants, NULL, NULL);
+	for (uint64 row = 0; row < n; row++)
+	{
+		Oid			granted = get_role_oid(NameStr(*DatumGetName(tasker_value_notnull(row, 1))), true);
+		char	   *name = TextDatumGetCString(tasker_value_notnull(row, 2));
+
+		if (!OidIsValid(granted) || !has_privs_of_role(role, granted))
+			continue;
+		for (int i = 0; i < lengthof(levels); i++)
+			if (strcmp(levels[i].name, name) == 0)
+				highest = Max(highest, levels[i].level);
+	}
+	tasker_leave(&section);
+	return highest;
+}
+
+/* May the caller act for the owner? */
+static bool
+acts_for(Oid caller, int owner)
+{
+	TaskerSection section;
+	Datum		values[1] = {Int32GetDatum(owner)};
+	bool		result = false;
+
+	tasker_enter(&section);
+	if (tasker_run(&owner_role, values, NULL) == 1)
+	{
+		Oid			role = DatumGetObjectId(tasker_value_notnull(0, 1));
+
+		result = role_is(role, DatumGetName(tasker_value_notnull(0, 2))) &&
+			has_privs_of_role(caller, role);
+	}
+	tasker_leave(&section);
+	return result;
+}
+
+/*
+ * The last answers, good for one statement of one role: row-level security
+ * asks the same of many rows in a row.
+ */
+static struct
+{
+	TimestampTz statement;
+	Oid			caller;
+	int			owner;
+	bool		answer;
+	int64		task_id;
+	int			task_owner;
+}			asked;
+
+static void
+forget_other_statements(Oid caller)
+{
+	if (asked.statement == GetCurrentStatementStartTimestamp() && asked.caller == caller)
+		return;
+	asked.statement = GetCurrentStatementStartTimestamp();
+	asked.caller = caller;
+	asked.owner = 0;
+	asked.task_owner = 0;
+}
+
+/* May the caller see what belongs to the owner? */
+static bool
+may_see_owner(Oid caller, int owner)
+{
+	AccessLevel level;
+
+	if (superuser_arg(caller))
+		return true;
+	forget_other_statements(caller);
+	if (asked.owner != owner)
+	{
+		level = access_level(caller);
+		asked.answer = level == ACCESS_VIEWER || level >= ACCESS_OPERATOR || acts_for(caller, owner);
+		asked.owner = owner;
+	}
+	return asked.answer;
+}
+
+/* 0 if there is no such task */
+static int
+owner_of_task(int64 task_id)
+{
+	TaskerSection section;
+	Datum		values[1] = {Int64GetDatum(task_id)};
+	int			owner = 0;
+
+	tasker_enter(&section);
+	if (tasker_run(&task_owner, values, NULL) == 1)
+		owner = DatumGetInt32(tasker_value_notnull(0, 1));
+	tasker_leave(&section);
+	return owner;
+}
+
+/* Another role's task is as unknown as one that does not exist. */
+static void
+unknown_task(int64 task_id)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_TASKER_UNKNOWN_TASK),
+			 errmsg("task " INT64_FORMAT " does not exist", task_id),
+			 errdetail("There is no task of this id that role \"%s\" may see.",
+					   GetUserNameFromId(tasker_caller(), false)),
+			 errhint("tasker.task_status lists the tasks that you may see.")));
+}
+
+/* Refuse the caller unless it may see the task. */
+void
+check_may_see(int64 task_id)
+{
+	int			owner = owner_of_task(task_id);
+
+	if (owner == 0 || !may_see_owner(tasker_caller(), owner))
+		unknown_task(task_id);
+}
+
+/* Refuse the caller unless it may change the task. */
+void
+check_may_operate(int64 task_id)
+{
+	Oid			caller = tasker_caller();
+	int			owner = owner_of_task(task_id);
+
+	if (owner == 0 || !may_see_owner(caller, owner))
+		unknown_task(task_id);
+	if (access_level(caller) < ACCESS_OPERATOR && !acts_for(caller, owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_TASKER_ACCESS),
+				 errmsg("permission denied for task " INT64_FORMAT, task_id),
+				 errdetail("Role \"%s\" may see the task but does not own it.",
+						   GetUserNameFromId(caller, false)),
+				 errhint("Its owner, a role with level operator, or a superuser can do this.")));
+}
+
+PG_FUNCTION_INFO_V1(tasker_may_see_owner);
+PG_FUNCTION_INFO_V1(tasker_may_see_task);
+PG_FUNCTION_INFO_V1(tasker_access_level);
+
+/* may_see_owner(owner int): for the policy on tables with an owner */
+Datum
+tasker_may_see_owner(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(may_see_owner(GetUserId(), PG_GETARG_INT32(0)));
+}
+
+/* may_see_task(task_id bigint): for the policies on tables of a task's parts */
+Datum
+tasker_may_see_task(PG_FUNCTION_ARGS)
+{
+	int64		task_id = PG_GETARG_INT64(0);
+	Oid			caller = GetUserId();
+
+	if (superuser_arg(caller))
+		PG_RETURN_BOOL(true);
+	forget_other_statements(caller);
+	if (asked.task_owner == 0 || asked.task_id != task_id)
+	{
+		asked.task_owner = owner_of_task(task_id);
+		asked.task_id = task_id;
+	}
+	PG_RETURN_BOOL(asked.task_owner != 0 && may_see_owner(caller, asked.task_owner));
+}
+
+/* access_level(): the caller's level, or null */
+Datum
+tasker_access_level(PG_FUNCTION_ARGS)
+{
+	AccessLevel level = access_level(tasker_caller());
+
+	for (int i = 0; i < lengthof(levels); i++)
+		if (levels[i].level == level)
+			PG_RETURN_TEXT_P(cstring_to_text(levels[i].name));
+	PG_RETURN_NULL();
+}

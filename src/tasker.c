@@ -1,0 +1,19 @@
+/*
+ * tasker.c
+ *	  The library's entry point.
+ */
+#include "tasker.h"
+
+#include "clock.h"
+
+PG_MODULE_MAGIC;
+
+void		_PG_init(void);
+
+void
+_PG_init(void)
+{
+	tasker_clock_init();
+	tasker_guc_init();
+	tasker_query_init();
+}
