@@ -6,8 +6,9 @@
 #ifndef TASKER_COMPAT_H
 #define TASKER_COMPAT_H
 
-#include "catalog/pg_proc.h"
 #include "catalog/pg_database.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_proc.h"
 #include "funcapi.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
@@ -15,9 +16,11 @@
 /* 16 folded the pg_*_aclcheck functions into one. */
 #if PG_VERSION_NUM < 160000
 #define tasker_function_aclcheck(oid, role) pg_proc_aclcheck(oid, role, ACL_EXECUTE)
+#define tasker_schema_aclcheck(oid, role) pg_namespace_aclcheck(oid, role, ACL_USAGE)
 #define tasker_database_aclcheck(oid, role) pg_database_aclcheck(oid, role, ACL_CONNECT)
 #else
 #define tasker_function_aclcheck(oid, role) object_aclcheck(ProcedureRelationId, oid, role, ACL_EXECUTE)
+#define tasker_schema_aclcheck(oid, role) object_aclcheck(NamespaceRelationId, oid, role, ACL_USAGE)
 #define tasker_database_aclcheck(oid, role) object_aclcheck(DatabaseRelationId, oid, role, ACL_CONNECT)
 #endif
 

@@ -27,6 +27,9 @@
 #define ERRCODE_TASKER_BAD_TYPE				MAKE_SQLSTATE('T', 'K', '1', '1', '5')
 #define ERRCODE_TASKER_BAD_HANDLER			MAKE_SQLSTATE('T', 'K', '1', '1', '6')
 #define ERRCODE_TASKER_BAD_SQL				MAKE_SQLSTATE('T', 'K', '1', '1', '7')
+#define ERRCODE_TASKER_TOO_MANY_EDGES		MAKE_SQLSTATE('T', 'K', '1', '1', '8')
+#define ERRCODE_TASKER_DUPLICATE_DEPENDENCY MAKE_SQLSTATE('T', 'K', '1', '1', '9')
+#define ERRCODE_TASKER_BAD_RETRY			MAKE_SQLSTATE('T', 'K', '1', '2', '0')
 
 /* TK2xx: a call is refused */
 #define ERRCODE_TASKER_UNKNOWN_TASK			MAKE_SQLSTATE('T', 'K', '2', '0', '0')
@@ -44,6 +47,7 @@
 #define ERRCODE_TASKER_EDGE_CYCLE			MAKE_SQLSTATE('T', 'K', '3', '0', '3')
 #define ERRCODE_TASKER_EDGE_LATE			MAKE_SQLSTATE('T', 'K', '3', '0', '4')
 #define ERRCODE_TASKER_IMMUTABLE			MAKE_SQLSTATE('T', 'K', '3', '0', '5')
+#define ERRCODE_TASKER_IN_USE				MAKE_SQLSTATE('T', 'K', '3', '0', '6')
 
 /* TK4xx: an attempt at a step failed; 410 and 411 are for handlers to raise */
 #define ERRCODE_TASKER_RESULT_TOO_LARGE		MAKE_SQLSTATE('T', 'K', '4', '0', '0')
