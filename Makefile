@@ -35,8 +35,8 @@ PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 
-tasker--$(EXTVERSION).sql: $(SQL_FILES)
-	@{ echo '\echo Use "CREATE EXTENSION tasker" to load this file. \quit'; cat $(SQL_FILES); } > $@
+tasker--$(EXTVERSION).sql: Makefile $(SQL_FILES)
+	@{ printf '%s\n' '\echo Use "CREATE EXTENSION tasker" to load this file. \quit'; cat $(SQL_FILES); } > $@
 
 # Every object depends on the headers: the tree is small, a stale object is not.
 $(OBJS): $(wildcard src/*.h)
