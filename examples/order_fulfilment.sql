@@ -8,6 +8,7 @@
 -- runs as, the role shop.
 \set ON_ERROR_STOP on
 \set QUIET on
+\pset pager off
 
 CREATE EXTENSION IF NOT EXISTS tasker;
 CREATE ROLE shop LOGIN;

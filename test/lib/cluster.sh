@@ -248,6 +248,8 @@ cmd_start() {
 		shift
 	done
 
+	# What an interrupted start left is of no use.
+	[ -f "$LINK/bindir" ] || cmd_destroy
 	[ -d "$LINK/" ] || make_dir
 	W=$(readlink "$LINK")
 	[ -z "$mode" ] || echo "$mode" | as_user tee "$W/mode" >/dev/null

@@ -8,7 +8,7 @@ set -euo pipefail
 need=${1:-test}
 
 # The newest server with programs, whether or not one can build for it.
-server=$(ls -d /usr/lib/postgresql/*/bin/postgres 2>/dev/null | sort -t/ -k5,5nr | head -1)
+server=$(ls -d /usr/lib/postgresql/*/bin/postgres 2>/dev/null | sort -t/ -k5,5nr | head -1 || true)
 major=$(cut -d/ -f5 <<<"$server")
 bin=${server%/postgres}
 if [ -n "${PG_CONFIG:-}" ]; then
