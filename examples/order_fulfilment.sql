@@ -171,12 +171,16 @@ GROUP BY s.step_id, s.name, s.state, s.attempts, s.results
 ORDER BY 1, s.step_id;
 
 \echo 'Its history:'
-SELECT to_char(h.created_at, 'HH24:MI:SS.MS') AS at, coalesce(s.name, '(task)') AS step,
-	h.from_state AS "from", h.to_state AS "to", h.attempt
-FROM tasker.workflow_step_transitions h
+SELECT to_char(h.created_at, 'HH24:MI:SS.MS') AS at, coalesce(s.name, '(the task)') AS step,
+	h.from_state AS "from", h.to_state AS "to", h.attempt, coalesce(h.metadata ->> 'message', '') AS error
+FROM (SELECT task_id, NULL::int AS step_id, created_at, from_state, to_state, NULL::int AS attempt, metadata
+	  FROM tasker.task_transitions
+	  UNION ALL
+	  SELECT task_id, step_id, created_at, from_state, to_state, attempt, metadata
+	  FROM tasker.workflow_step_transitions) h
 LEFT JOIN tasker.step_status s ON s.task_id = h.task_id AND s.step_id = h.step_id
 WHERE h.task_id = :task_id
-ORDER BY h.created_at, h.step_id;
+ORDER BY h.created_at, h.step_id, h.attempt;
 
 \echo 'What is in the shop''s tables: one payment, although the gateway was called three times.'
 SELECT p.order_id, p.amount, p.attempt AS "paid at attempt", h.shipment_id AS shipment,
