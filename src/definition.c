@@ -171,7 +171,7 @@ version_arguments(FunctionCallInfo fcinfo, int name, int version, int namespace)
 {
 	VersionName result;
 
-	result.name = name_argument(fcinfo, name, "name", "workflow");
+	result.name = name_argument(fcinfo, name, "name", "named task");
 	result.version = name_argument(fcinfo, version, "version", "version");
 	result.namespace = name_argument(fcinfo, namespace, "namespace", "namespace");
 	result.values[0] = CStringGetTextDatum(result.namespace);
@@ -190,7 +190,7 @@ check_submitter(void)
 	if (access_level(caller) < ACCESS_SUBMITTER)
 		ereport(ERROR,
 				(errcode(ERRCODE_TASKER_ACCESS),
-				 errmsg("permission denied to define workflows"),
+				 errmsg("permission denied to define named tasks"),
 				 errdetail("Role \"%s\" does not have level submitter.", GetUserNameFromId(caller, false)),
 				 errhint("An administrator can run SELECT tasker.grant_access('%s', 'submitter').",
 						 GetUserNameFromId(caller, false))));
@@ -216,7 +216,10 @@ check_name_owner(VersionName *v)
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_TASKER_ACCESS),
-			 errmsg("permission denied for workflow \"%s\"", clipped_name(v->name)),
+			 errmsg("permission denied for named task \"%s\"", clipped_name(v->name)),
+			 current == NULL || strcmp(current, recorded) != 0 ?
+			 errdetail("Its name in namespace \"%s\" belongs to role \"%s\" (oid %u), which does not exist any more.",
+					   clipped_name(v->namespace), recorded, role) :
 			 errdetail("Its name in namespace \"%s\" belongs to role \"%s\", of which role \"%s\" is not a member.",
 					   clipped_name(v->namespace), recorded, GetUserNameFromId(caller, false)),
 			 errhint("Choose another name or namespace, or have its owner or an administrator do this.")));
@@ -266,7 +269,7 @@ find_same(VersionName *v, Datum document)
 		return DatumGetInt32(values[0]);
 	ereport(ERROR,
 			(errcode(ERRCODE_TASKER_VERSION_EXISTS),
-			 errmsg("version \"%s\" of workflow \"%s\" exists with another definition",
+			 errmsg("version \"%s\" of named task \"%s\" exists with another definition",
 					clipped_name(v->version), clipped_name(v->name)),
 			 errdetail("A definition does not change: tasks of namespace \"%s\" may be running by it.",
 					   clipped_name(v->namespace)),
@@ -529,10 +532,10 @@ find_for_change(VersionName *v)
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_TASKER_UNKNOWN_NAMED_TASK),
-			 errmsg("version \"%s\" of workflow \"%s\" does not exist",
+			 errmsg("version \"%s\" of named task \"%s\" does not exist",
 					clipped_name(v->version), clipped_name(v->name)),
 			 errdetail("There is none in namespace \"%s\".", clipped_name(v->namespace)),
-			 errhint("tasker.named_tasks lists the versions of every workflow.")));
+			 errhint("tasker.named_tasks lists the versions of every named task.")));
 }
 
 /* set_default_version(name text, version text, namespace text) */
@@ -564,7 +567,7 @@ refuse_drop(VersionName *v, const char *detail, const char *hint)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_TASKER_IN_USE),
-			 errmsg("version \"%s\" of workflow \"%s\" can not be dropped",
+			 errmsg("version \"%s\" of named task \"%s\" can not be dropped",
 					clipped_name(v->version), clipped_name(v->name)),
 			 errdetail("%s", detail),
 			 errhint("%s", hint)));

@@ -56,9 +56,9 @@ extern const char *clipped_name(const char *name);
 extern void check_name(const char *name, int length, const char *what, const JsonPlace *place);
 
 extern void json_fields(const JsonPlace *place, const JsonbValue *value, const char *what,
-						const char *const *keys, int nkeys, JsonbValue *fields);
+						const char *example, const char *const *keys, int nkeys, JsonbValue *fields);
 extern JsonbValue *json_array(const JsonPlace *place, const JsonbValue *value,
-							  const char *what, int *length);
+							  const char *example, int *length);
 extern char *json_string(const JsonPlace *place, const JsonbValue *value);
 extern char *json_name(const JsonPlace *place, const JsonbValue *value, const char *what);
 extern bool json_bool(const JsonPlace *place, const JsonbValue *value);

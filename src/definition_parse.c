@@ -220,7 +220,7 @@ read_retry(const JsonPlace *place, const JsonbValue *value, StepPolicy *policy)
 	JsonbValue	fields[RETRY_KEYS];
 	JsonPlace	here[RETRY_KEYS];
 
-	json_fields(place, value, "retry", retry_keys, RETRY_KEYS, fields);
+	json_fields(place, value, "retry", "{\"max_attempts\": 5}", retry_keys, RETRY_KEYS, fields);
 	for (int i = 0; i < RETRY_KEYS; i++)
 		here[i] = (JsonPlace) {.parent = place,.key = retry_keys[i]};
 
@@ -273,8 +273,24 @@ read_policy(const JsonPlace *place, const JsonbValue *fields, StepPolicy *policy
 
 /* ------------------------------------------------------------ steps */
 
+/* Messages about the step name it, also those about its other keys. */
 static void
-read_step_name(JsonPlace *place, const JsonbValue *field, StepDefinition *step)
+peek_name(JsonPlace *place, const JsonbValue *value)
+{
+	JsonbValue	key = {.type = jbvString};
+	JsonbValue *name;
+
+	if (value->type != jbvBinary || !JsonContainerIsObject(value->val.binary.data))
+		return;
+	key.val.string.val = (char *) step_keys[STEP_NAME];
+	key.val.string.len = strlen(step_keys[STEP_NAME]);
+	name = findJsonbValueFromContainer(value->val.binary.data, JB_FOBJECT, &key);
+	if (name != NULL && name->type == jbvString && name->val.string.len > 0)
+		place->step = pnstrdup(name->val.string.val, name->val.string.len);
+}
+
+static void
+read_step_name(const JsonPlace *place, const JsonbValue *field, StepDefinition *step)
 {
 	JsonPlace	here = {.parent = place, .key = step_keys[STEP_NAME]};
 
@@ -286,7 +302,6 @@ read_step_name(JsonPlace *place, const JsonbValue *field, StepDefinition *step)
 				 errhint("Add \"name\": any text of 1 to %d bytes that no other step has.",
 						 TASKER_MAX_NAME)));
 	step->name = json_name(&here, field, "step");
-	place->step = step->name;
 }
 
 /* Exactly one of function, sql and queue, or the queue of the defaults. */
@@ -341,7 +356,9 @@ read_step(JsonPlace *place, const JsonbValue *value, const char *default_queue,
 {
 	JsonbValue	fields[STEP_KEYS];
 
-	json_fields(place, value, "a step", step_keys, STEP_KEYS, fields);
+	peek_name(place, value);
+	json_fields(place, value, "a step", "{\"name\": \"hello\", \"sql\": \"SELECT $1\"}",
+				step_keys, STEP_KEYS, fields);
 	read_step_name(place, &fields[STEP_NAME], step);
 	if (given(&fields[STEP_DESCRIPTION]))
 	{
@@ -428,7 +445,8 @@ definition_parse(Jsonb *document)
 		root.val.binary.data = &document->root;
 		root.val.binary.len = VARSIZE(document) - VARHDRSZ;
 	}
-	json_fields(NULL, &root, "a definition", definition_keys, DEF_KEYS, fields);
+	json_fields(NULL, &root, "a definition", "{\"steps\": [{\"name\": \"hello\", \"sql\": \"SELECT $1\"}]}",
+				definition_keys, DEF_KEYS, fields);
 
 	if (given(&fields[DEF_DESCRIPTION]))
 	{
@@ -441,7 +459,7 @@ definition_parse(Jsonb *document)
 		JsonPlace	here = {.key = definition_keys[DEF_DEFAULTS]};
 		JsonbValue	values[DEFAULT_KEYS];
 
-		json_fields(&here, &fields[DEF_DEFAULTS], "defaults", default_keys, DEFAULT_KEYS, values);
+		json_fields(&here, &fields[DEF_DEFAULTS], "defaults", "{\"queue\": \"mail\"}", default_keys, DEFAULT_KEYS, values);
 		if (given(&values[DEFAULT_QUEUE]))
 		{
 			JsonPlace	queue = {.parent = &here, .key = default_keys[DEFAULT_QUEUE]};
