@@ -17,10 +17,12 @@ SQL_PARTS = schema states tables owners triggers definition creation readiness \
 	handlers operators processes views access
 SQL_FILES = $(SQL_PARTS:%=sql/%.sql)
 
-REGRESS_OPTS = --inputdir=test --outputdir=.work/regress --load-extension=tasker
+REGRESS_OPTS = --inputdir=test --load-extension=tasker
 REGRESS = $(sort $(patsubst test/sql/%.sql,%,$(wildcard test/sql/*.sql)))
+ISOLATION_OPTS = --inputdir=test --load-extension=tasker
+ISOLATION = $(sort $(patsubst test/specs/%.spec,%,$(wildcard test/specs/*.spec)))
 
-EXTRA_CLEAN = tasker--$(EXTVERSION).sql .work test/expected
+EXTRA_CLEAN = tasker--$(EXTVERSION).sql
 
 PG_CPPFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers
 ifdef WERROR
@@ -32,11 +34,34 @@ PG_CPPFLAGS += -DTASKER_TEST -DUSE_ASSERT_CHECKING
 endif
 
 PG_CONFIG ?= pg_config
+# The goals that bring a server along must work before there is one.
+ifneq ($(filter-out test demo demo-stop,$(or $(MAKECMDGOALS),all)),)
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
+endif
 
-tasker--$(EXTVERSION).sql: $(SQL_FILES)
-	@{ echo '\echo Use "CREATE EXTENSION tasker" to load this file. \quit'; cat $(SQL_FILES); } > $@
+tasker--$(EXTVERSION).sql: Makefile $(SQL_FILES)
+	@{ printf '%s\n' '\echo Use "CREATE EXTENSION tasker" to load this file. \quit'; cat $(SQL_FILES); } > $@
 
 # Every object depends on the headers: the tree is small, a stale object is not.
 $(OBJS): $(wildcard src/*.h)
+
+# Everything that CI runs: SUITE=… TESTS=… KEEP=1, see test/README.md.
+test:
+	@test/run
+
+# A throwaway cluster that runs a workflow and shows it.
+demo:
+	@examples/demo.sh
+
+demo-stop:
+	@examples/demo.sh stop
+
+# PostgreSQL's own layout (pg_bsd_indent).
+format:
+	@PG_CONFIG=$(PG_CONFIG) test/lib/indent.sh src/*.[ch]
+
+check-format:
+	@PG_CONFIG=$(PG_CONFIG) test/lib/indent.sh --check src/*.[ch]
+
+.PHONY: test demo demo-stop format check-format

@@ -108,6 +108,20 @@ tasker_leave(TaskerSection *section)
 	SPI_finish();
 }
 
+/*
+ * After an error that was caught without a subtransaction, before the
+ * transaction is rolled back: leave every section there is.
+ */
+void
+tasker_abandon(void)
+{
+	while (sections > 0)
+	{
+		sections--;
+		SPI_finish();
+	}
+}
+
 /* Whether the statement that is running is one of tasker's own. */
 bool
 tasker_inside(void)
@@ -184,11 +198,13 @@ check_columns(const TaskerQuery *query)
 
 /*
  * Run a statement inside a section. Its rows are read by tasker_value until
- * the next statement runs. Returns the number of rows.
+ * the next statement runs. Returns the number of rows. The memory context
+ * stays what it was.
  */
 uint64
 tasker_run(TaskerQuery *query, Datum *values, const char *nulls)
 {
+	MemoryContext context = CurrentMemoryContext;
 	int			rc;
 
 	Assert(tasker_inside());
@@ -213,6 +229,7 @@ tasker_run(TaskerQuery *query, Datum *values, const char *nulls)
 				 errmsg("could not run a statement of tasker: %s", SPI_result_code_string(rc)),
 				 errdetail("The statement is: %s", query->sql)));
 	check_columns(query);
+	MemoryContextSwitchTo(context);
 	return SPI_processed;
 }
 

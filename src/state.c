@@ -115,6 +115,7 @@ static const Transition task_transitions[] = {
 	{TASK_PAUSED, TASK_RESOLVED_MANUALLY, "an operator closed it"},
 
 	{TASK_ERROR, TASK_IN_PROGRESS, "an operator retried or resolved a step"},
+	{TASK_ERROR, TASK_COMPLETE, "an operator resolved the last step that stood in its way"},
 	{TASK_ERROR, TASK_CANCELLED, "it was cancelled"},
 	{TASK_ERROR, TASK_RESOLVED_MANUALLY, "an operator closed it"},
 };

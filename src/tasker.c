@@ -5,6 +5,8 @@
 #include "tasker.h"
 
 #include "clock.h"
+#include "handler.h"
+#include "process.h"
 
 PG_MODULE_MAGIC;
 
@@ -16,4 +18,7 @@ _PG_init(void)
 	tasker_clock_init();
 	tasker_guc_init();
 	tasker_query_init();
+	tasker_shared_init();
+	handler_init();
+	launcher_init();
 }

@@ -47,6 +47,7 @@ typedef struct TaskerSection
 
 extern void tasker_enter(TaskerSection *section);
 extern void tasker_leave(TaskerSection *section);
+extern void tasker_abandon(void);
 extern bool tasker_inside(void);
 extern Oid	tasker_caller(void);
 extern Oid	tasker_owner(void);

@@ -1,0 +1,254 @@
+/*
+ * attempt.c
+ *	  One attempt at one step: build its input, call its handler, and decide what
+ *	  a failure means: another attempt, when, or the end.
+ *
+ * Called by batch.c, outside of any section.
+ */
+#include "attempt.h"
+
+#include <math.h>
+
+#include "access/xact.h"
+#include "commands/trigger.h"
+#include "engine.h"
+#include "fault.h"
+#include "handler.h"
+#include "miscadmin.h"
+#include "results.h"
+#include "utils/fmgrprotos.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+
+/* The longest time that a handler may ask to be left alone: a year. */
+#define MAX_RETRY_AFTER		(365.0 * SECS_PER_DAY)
+
+/* Errors after which another attempt would fail just the same. */
+static const int permanent_errors[] = {
+	ERRCODE_TASKER_NO_FUNCTION,
+	ERRCODE_TASKER_BAD_FUNCTION,
+	ERRCODE_TASKER_FUNCTION_ACCESS,
+	ERRCODE_TASKER_BAD_SQL,
+	ERRCODE_TASKER_RESULT_TOO_LARGE,
+	ERRCODE_TASKER_BAD_RESULT,
+	ERRCODE_TASKER_OWNER_UNUSABLE,
+	ERRCODE_TASKER_HANDLER_GONE,
+	ERRCODE_TASKER_DO_NOT_RETRY,
+};
+
+/* Give the step's input one more parent. In the batch's memory context. */
+void
+attempt_add_parent(BatchStep *step, const char *name, Jsonb *results)
+{
+	if (step->nparents == step->parents_space)
+	{
+		int			space = Max(step->parents_space * 2, 4);
+
+		if (step->parents_space == 0)
+		{
+			step->parent_names = palloc(space * sizeof(char *));
+			step->parent_results = palloc(space * sizeof(Jsonb *));
+		}
+		else
+		{
+			step->parent_names = repalloc(step->parent_names, space * sizeof(char *));
+			step->parent_results = repalloc(step->parent_results, space * sizeof(Jsonb *));
+		}
+		step->parents_space = space;
+	}
+	step->parent_names[step->nparents] = name;
+	step->parent_results[step->nparents++] = results;
+}
+
+static bool
+is_permanent(int sqlstate)
+{
+	for (int i = 0; i < lengthof(permanent_errors); i++)
+		if (permanent_errors[i] == sqlstate)
+			return true;
+	return false;
+}
+
+/*
+ * The delay that a handler asked for with TK411, in seconds, from the error's
+ * DETAIL; below 0 if it is not an interval that makes sense.
+ */
+static double
+retry_after(ErrorData *error)
+{
+	MemoryContext old_context = CurrentMemoryContext;
+	ResourceOwner old_owner = CurrentResourceOwner;
+	volatile double seconds = -1;
+
+	if (error->sqlerrcode != ERRCODE_TASKER_RETRY_AFTER || error->detail == NULL)
+		return -1;
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		Datum		interval = DirectFunctionCall3(interval_in, CStringGetDatum(error->detail),
+												   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+
+		seconds = interval_seconds(DatumGetIntervalP(interval));
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(old_context);
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(old_context);
+	CurrentResourceOwner = old_owner;
+	return seconds <= MAX_RETRY_AFTER ? seconds : -1;
+}
+
+/* The attempt ended with an error: another one, or the end? */
+void
+attempt_failed(BatchStep *step, ErrorData *error)
+{
+	StepDef    *def = step->def;
+	double		delay = retry_after(error);
+
+	step->attempts++;
+	step->error = error_document(error, step->attempts, step->ended_at);
+	step->results = NULL;
+	if (!def->retryable || is_permanent(error->sqlerrcode) || step->attempts >= def->max_attempts)
+	{
+		step->to = STEP_ERROR;
+		return;
+	}
+	if (delay < 0)
+		delay = backoff_seconds(&def->backoff, step->attempts,
+								DatumGetFloat8(DirectFunctionCall1(drandom, (Datum) 0)));
+	step->to = STEP_WAITING_FOR_RETRY;
+	step->next_attempt_at = step->ended_at + (TimestampTz) rint(delay * USECS_PER_SEC);
+}
+
+static void
+attempt_succeeded(BatchStep *step)
+{
+	step->attempts++;
+	step->to = STEP_COMPLETE;
+}
+
+/* Call the handler in the current (sub)transaction. */
+static void
+call(BatchStep *step, MemoryContext context)
+{
+	MemoryContext call_context = AllocSetContextCreate(CurrentMemoryContext, "tasker handler",
+													   ALLOCSET_SMALL_SIZES);
+	MemoryContext old_context = MemoryContextSwitchTo(call_context);
+	Jsonb	   *input = step_input(step->task, step->def, step->key.step_id, step->attempts + 1,
+								   step->parent_names, step->parent_results, step->nparents);
+
+	fault_point("handler");
+	step->results = call_handler(step->def, input, context);
+	if (step->results != NULL)
+		check_results_size(step->results);
+	MemoryContextSwitchTo(old_context);
+	MemoryContextDelete(call_context);
+}
+
+/* An error that says the batch, not the handler, is at fault. */
+static bool
+is_batchs_fault(ErrorData *error, BatchRunner *runner)
+{
+	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		return runner->interrupted != NULL && runner->interrupted();
+	return runner->mode != BATCH_SINGLE &&
+		(error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED ||
+		 error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE);
+}
+
+/* Make "canceling statement" say what it was. */
+static void
+say_timeout(BatchStep *step, ErrorData *error)
+{
+	error->sqlerrcode = ERRCODE_TASKER_STEP_TIMEOUT;
+	error->message = psprintf("step \"%s\" ran longer than its timeout", step->def->name);
+	error->detail = psprintf("Its timeout is %d ms.", step->def->timeout_ms);
+	error->hint = pstrdup("Give the step a longer timeout, or its handler less to do.");
+}
+
+/*
+ * The attempt in a subtransaction of its own: an error rolls back only what
+ * the handler did. Its deferred constraints are checked here, before the step
+ * is called complete.
+ */
+static void
+call_protected(BatchStep *step, BatchRunner *runner, MemoryContext context)
+{
+	MemoryContext old_context = CurrentMemoryContext;
+	ResourceOwner old_owner = CurrentResourceOwner;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(old_context);
+	PG_TRY();
+	{
+		call(step, context);
+		AfterTriggerFireDeferred();
+		ReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(old_context);
+		CurrentResourceOwner = old_owner;
+		attempt_succeeded(step);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+		bool		over_time = handler_timed_out();
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		if (!over_time && is_batchs_fault(error, runner))
+			PG_RE_THROW();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = old_owner;
+		if (over_time && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+			say_timeout(step, error);
+		step->ended_at = tasker_now();
+		attempt_failed(step, error);
+		MemoryContextSwitchTo(old_context);
+	}
+	PG_END_TRY();
+}
+
+/* A mean that follows changes: the last few runs count most. */
+static void
+note_duration(StepDef *def, double ms)
+{
+	def->mean_ms = def->mean_ms < 0 ? ms : def->mean_ms * 0.75 + ms * 0.25;
+}
+
+/*
+ * Run the step and note in it what came of it. In an optimistic batch an error
+ * of the handler leaves through the batch.
+ */
+void
+run_attempt(BatchStep *step, BatchRunner *runner, MemoryContext context)
+{
+	TimestampTz begun = GetCurrentTimestamp();
+	TimestampTz ended;
+
+	runner->last_task = step->key.task_id;
+	runner->last_step = step->key.step_id;
+	step->started_at = tasker_now();
+	if (runner->running != NULL)
+		runner->running(step->key.task_id, step->key.step_id);
+	if (runner->mode == BATCH_OPTIMISTIC)
+	{
+		call(step, context);
+		attempt_succeeded(step);
+	}
+	else
+		call_protected(step, runner, context);
+	if (runner->running != NULL)
+		runner->running(0, 0);
+	ended = GetCurrentTimestamp();
+	note_duration(step->def, (double) (ended - begun) / 1000.0);
+	if (step->ended_at == 0)
+		step->ended_at = tasker_now();
+}

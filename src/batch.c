@@ -1,0 +1,676 @@
+/*
+ * batch.c
+ *	  One transaction's worth of steps: take them from the queue, run them, go on
+ *	  with the children that they release, and write all that came of it with
+ *	  one UPDATE, whose trigger does the rest.
+ *
+ * Within a batch nothing of a step's end is written until the batch ends, so a
+ * step costs one row version and one row of history. What the batch believes
+ * meanwhile it verifies when it writes: each row must still be in the state,
+ * and with the counter, that it was found with. If not, the transaction is
+ * rolled back, the handlers' work with it, and the steps are taken anew, more
+ * carefully (BatchMode).
+ *
+ * Called by executor.c and run.c, in a transaction, outside of any section.
+ * The attempts themselves are attempt.c's.
+ */
+#include "batch.h"
+
+#include "access/xact.h"
+#include "attempt.h"
+#include "catalog/pg_type.h"
+#include "engine.h"
+#include "fault.h"
+#include "miscadmin.h"
+#include "results.h"
+#include "utils/guc.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+/* A handler that takes this long is not to hide what ended before it. */
+#define SLOW_MS			5.0
+/* More writing subtransactions would slow down every session's snapshots. */
+#define MAX_PROTECTED	50
+
+/*
+ * Take steps in the order of their rank. A row whose step has ended for good
+ * goes too; one whose step or task is merely not ready now stays. $3: lock the
+ * steps, and leave those alone that somebody else has locked.
+ */
+#define TAKE(locking) \
+	"WITH c AS (SELECT q.lane, q.rank, q.task_id, q.step_id, s.step_no, s.attempts, s.state::text AS state " \
+	"FROM tasker.ready_queue q " \
+	"JOIN tasker.workflow_steps s ON s.task_id = q.task_id AND s.step_id = q.step_id " \
+	"JOIN tasker.tasks t ON t.task_id = q.task_id " \
+	"WHERE q.lane = $1 AND ((s.state = 'enqueued' AND t.state IN ('pending', 'in_progress')) " \
+	"OR s.state IN ('complete', 'cancelled', 'skipped', 'resolved_manually')) " \
+	"ORDER BY q.rank, q.task_id, q.step_id LIMIT $2 " locking "), " \
+	"d AS (DELETE FROM tasker.ready_queue q USING c " \
+	"WHERE q.lane = c.lane AND q.rank = c.rank AND q.task_id = c.task_id AND q.step_id = c.step_id) " \
+	"SELECT c.task_id, c.step_id, c.step_no, c.attempts, c.state FROM c"
+
+static TaskerQuery take_optimistic = {
+	.sql = TAKE("FOR UPDATE OF q SKIP LOCKED"),
+	.args = {INT4OID, INT4OID},
+	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID},
+};
+
+static TaskerQuery take_locked = {
+	.sql = TAKE("FOR NO KEY UPDATE OF q, s SKIP LOCKED"),
+	.args = {INT4OID, INT4OID},
+	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID},
+};
+
+static TaskerQuery put_back = {
+	.sql = "INSERT INTO tasker.ready_queue (lane, rank, task_id, step_id) "
+	"SELECT s.lane, -s.priority, s.task_id, s.step_id "
+	"FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS c (task_id, step_id) "
+	"JOIN tasker.workflow_steps s ON s.task_id = c.task_id AND s.step_id = c.step_id "
+	"ON CONFLICT DO NOTHING",
+	.args = {INT8ARRAYOID, INT4ARRAYOID},
+};
+
+static TaskerQuery read_tasks = {
+	.sql = "SELECT t.task_id, t.named_task_id, t.priority, t.context, t.correlation_id::text, t.tags "
+	"FROM pg_catalog.unnest($1) AS c (task_id) JOIN tasker.tasks t ON t.task_id = c.task_id",
+	.args = {INT8ARRAYOID},
+	.columns = {INT8OID, INT4OID, INT4OID, JSONBOID, TEXTOID, JSONBOID},
+};
+
+static TaskerQuery read_parents = {
+	.sql = "SELECT e.task_id, e.to_step_id, e.from_step_id, p.step_no, "
+	"COALESCE(p.results, (SELECT r.results FROM tasker.workflow_step_results r "
+	"WHERE r.task_id = p.task_id AND r.step_id = p.step_id)) "
+	"FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS c (task_id, step_id) "
+	"JOIN tasker.workflow_step_edges e ON e.task_id = c.task_id AND e.to_step_id = c.step_id "
+	"JOIN tasker.workflow_steps p ON p.task_id = e.task_id AND p.step_id = e.from_step_id",
+	.args = {INT8ARRAYOID, INT4ARRAYOID},
+	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, JSONBOID},
+};
+
+static TaskerQuery read_children = {
+	.sql = "SELECT e.task_id, e.to_step_id, s.step_no, s.attempts, s.pending_parents "
+	"FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS c (task_id, step_id) "
+	"JOIN tasker.workflow_step_edges e ON e.task_id = c.task_id AND e.from_step_id = c.step_id "
+	"JOIN tasker.workflow_steps s ON s.task_id = e.task_id AND s.step_id = e.to_step_id "
+	"JOIN tasker.tasks t ON t.task_id = e.task_id "
+	"WHERE s.state = 'pending' AND s.lane = $3 AND s.next_attempt_at IS NULL "
+	"AND t.state IN ('pending', 'in_progress')",
+	.args = {INT8ARRAYOID, INT4ARRAYOID, INT4OID},
+	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, INT4OID},
+};
+
+static TaskerQuery write_ends = {
+	.sql = "UPDATE tasker.workflow_steps s SET state = c.to_state, attempts = c.attempts, pending_parents = 0, "
+	"last_attempted_at = c.started_at, completed_at = c.completed_at, next_attempt_at = c.next_attempt_at, "
+	"results = c.results, last_error = COALESCE(c.error, s.last_error) "
+	"FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4), "
+	"pg_catalog.unnest($5), pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8), "
+	"pg_catalog.unnest($9), pg_catalog.unnest($10), pg_catalog.unnest($11)) "
+	"AS c (task_id, step_id, from_state, pending, to_state, attempts, started_at, completed_at, "
+	"next_attempt_at, results, error) "
+	"WHERE s.task_id = c.task_id AND s.step_id = c.step_id "
+	"AND s.state = c.from_state AND s.pending_parents = c.pending",
+	.args = {INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT4ARRAYOID,
+		TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, JSONBARRAYOID, JSONBARRAYOID},
+};
+
+/* A batch under way. All of it lives in one memory context. */
+typedef struct Batch
+{
+	BatchRunner *runner;
+	MemoryContext context;
+	HTAB	   *tasks;			/* TaskInput by task_id */
+	HTAB	   *steps;			/* BatchStep by task_id, step_id */
+	BatchStep **wave;			/* what can run now */
+	int			nwave;
+	BatchStep **ended;
+	int			nended;
+	int			space;
+	TimestampTz begun;
+	BatchResult result;
+} Batch;
+
+/* Statements of a batch run between these two. */
+static void
+begin_statements(Batch *batch, TaskerSection *section)
+{
+	PushActiveSnapshot(GetTransactionSnapshot());
+	tasker_enter(section);
+	MemoryContextSwitchTo(batch->context);
+}
+
+static void
+end_statements(TaskerSection *section)
+{
+	tasker_leave(section);
+	PopActiveSnapshot();
+	CommandCounterIncrement();
+}
+
+static Batch *
+batch_begin(BatchRunner *runner)
+{
+	MemoryContext context = AllocSetContextCreate(TopTransactionContext, "tasker batch",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old_context = MemoryContextSwitchTo(context);
+	Batch	   *batch = palloc0(sizeof(Batch));
+	HASHCTL		ctl;
+
+	batch->runner = runner;
+	batch->context = context;
+	batch->begun = GetCurrentTimestamp();
+	ctl.hcxt = context;
+	ctl.keysize = sizeof(int64);
+	ctl.entrysize = sizeof(TaskInput);
+	batch->tasks = hash_create("tasks of a batch", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	ctl.keysize = sizeof(BatchStepKey);
+	ctl.entrysize = sizeof(BatchStep);
+	batch->steps = hash_create("steps of a batch", 256, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	MemoryContextSwitchTo(old_context);
+	return batch;
+}
+
+/* The batch's entry of a step, made if there is none. */
+static BatchStep *
+batch_step(Batch *batch, int64 task_id, int step_id, bool *found)
+{
+	BatchStepKey key = {task_id, step_id, 0};
+	BatchStep  *step = hash_search(batch->steps, &key, HASH_ENTER, found);
+
+	if (!*found)
+	{
+		memset(step, 0, sizeof(BatchStep));
+		step->key = key;
+	}
+	return step;
+}
+
+static BatchStep *
+find_step(Batch *batch, int64 task_id, int step_id)
+{
+	BatchStepKey key = {task_id, step_id, 0};
+
+	return hash_search(batch->steps, &key, HASH_FIND, NULL);
+}
+
+/* The ids of steps as two arrays, for a query. */
+static void
+step_arrays(BatchStep **steps, int n, Datum *values)
+{
+	DatumList	tasks,
+				ids;
+
+	datum_list_init(&tasks, INT8OID);
+	datum_list_init(&ids, INT4OID);
+	for (int i = 0; i < n; i++)
+	{
+		datum_list_add(&tasks, Int64GetDatum(steps[i]->key.task_id));
+		datum_list_add(&ids, Int32GetDatum(steps[i]->key.step_id));
+	}
+	values[0] = datum_list_array(&tasks);
+	values[1] = datum_list_array(&ids);
+}
+
+/* ---------------------------------------------------------------- reading */
+
+/* Read the tasks of the wave that the batch has not met yet. */
+static void
+load_tasks(Batch *batch)
+{
+	DatumList	ids;
+	Datum		values[1];
+	uint64		n;
+
+	datum_list_init(&ids, INT8OID);
+	for (int i = 0; i < batch->nwave; i++)
+	{
+		int64		task_id = batch->wave[i]->key.task_id;
+		bool		found;
+		TaskInput  *task = hash_search(batch->tasks, &task_id, HASH_ENTER, &found);
+
+		if (!found)
+		{
+			task->def = NULL;
+			datum_list_add(&ids, Int64GetDatum(task_id));
+		}
+		batch->wave[i]->task = task;	/* dynahash entries stay where they are */
+	}
+	if (ids.length == 0)
+		return;
+	values[0] = datum_list_array(&ids);
+	n = tasker_run(&read_tasks, values, NULL);
+	{
+		SPITupleTable *rows = SPI_tuptable;
+
+		for (uint64 row = 0; row < n; row++)
+		{
+			HeapTuple	tuple = rows->vals[row];
+			TupleDesc	desc = rows->tupdesc;
+			bool		isnull;
+			bool		no_correlation;
+			bool		no_tags;
+			int64		task_id = DatumGetInt64(SPI_getbinval(tuple, desc, 1, &isnull));
+			TaskInput  *task = hash_search(batch->tasks, &task_id, HASH_FIND, NULL);
+			Datum		correlation = SPI_getbinval(tuple, desc, 5, &no_correlation);
+			Datum		tags = SPI_getbinval(tuple, desc, 6, &no_tags);
+
+			task->def = task_def(DatumGetInt32(SPI_getbinval(tuple, desc, 2, &isnull)));
+			task->document = task_document(task_id, task->def,
+										   DatumGetInt32(SPI_getbinval(tuple, desc, 3, &isnull)),
+										   DatumGetJsonbP(SPI_getbinval(tuple, desc, 4, &isnull)),
+										   no_correlation ? NULL : TextDatumGetCString(correlation),
+										   no_tags ? NULL : DatumGetJsonbP(tags));
+		}
+	}
+}
+
+/* Read the results of the parents of the wave, but for those the batch has itself. */
+static void
+load_parents(Batch *batch)
+{
+	BatchStep **with_parents = palloc(Max(batch->nwave, 1) * sizeof(BatchStep *));
+	int			n = 0;
+	Datum		values[2];
+	uint64		rows;
+
+	for (int i = 0; i < batch->nwave; i++)
+		if (batch->wave[i]->def->parents > 0)
+			with_parents[n++] = batch->wave[i];
+	if (n == 0)
+		return;
+	step_arrays(with_parents, n, values);
+	rows = tasker_run(&read_parents, values, NULL);
+	for (uint64 row = 0; row < rows; row++)
+	{
+		int64		task_id = DatumGetInt64(tasker_value_notnull(row, 1));
+		BatchStep  *step = find_step(batch, task_id, DatumGetInt32(tasker_value_notnull(row, 2)));
+		BatchStep  *parent = find_step(batch, task_id, DatumGetInt32(tasker_value_notnull(row, 3)));
+		StepDef    *parent_def = step_def(step->task->def, DatumGetInt32(tasker_value_notnull(row, 4)));
+		bool		isnull;
+		Datum		results = tasker_value(row, 5, &isnull);
+
+		if (parent != NULL && parent->ended)
+			attempt_add_parent(step, parent_def->name, parent->results);
+		else
+			attempt_add_parent(step, parent_def->name, isnull ? NULL : DatumGetJsonbPCopy(results));
+	}
+	SPI_freetuptable(SPI_tuptable);
+}
+
+static void
+load_inputs(Batch *batch)
+{
+	load_tasks(batch);
+	for (int i = 0; i < batch->nwave; i++)
+		batch->wave[i]->def = step_def(batch->wave[i]->task->def, batch->wave[i]->step_no);
+	load_parents(batch);
+}
+
+/* Take the first wave from the queue. */
+static void
+take_steps(Batch *batch, int limit)
+{
+	TaskerQuery *take = batch->runner->mode == BATCH_OPTIMISTIC ? &take_optimistic : &take_locked;
+	Datum		values[2] = {Int32GetDatum(batch->runner->lane), Int32GetDatum(limit)};
+	TaskerSection section;
+	int			n;
+
+	begin_statements(batch, &section);
+	n = (int) tasker_run(take, values, NULL);
+	batch->wave = palloc(Max(n, 1) * sizeof(BatchStep *));
+	for (int row = 0; row < n; row++)
+	{
+		BatchStep  *step;
+		bool		found;
+
+		if (step_state_from_text(tasker_value_notnull(row, 5)) != STEP_ENQUEUED)
+			continue;
+		step = batch_step(batch, DatumGetInt64(tasker_value_notnull(row, 1)),
+						  DatumGetInt32(tasker_value_notnull(row, 2)), &found);
+		if (found)
+			continue;			/* its priority was changed: two hints, one step */
+		step->step_no = DatumGetInt32(tasker_value_notnull(row, 3));
+		step->attempts = DatumGetInt32(tasker_value_notnull(row, 4));
+		step->from = STEP_ENQUEUED;
+		batch->wave[batch->nwave++] = step;
+	}
+	batch->result.taken = n;
+	load_inputs(batch);
+	end_statements(&section);
+}
+
+/* The children that the last wave released, as far as this batch may run them. */
+static void
+next_wave(Batch *batch, BatchStep **last, int nlast)
+{
+	TaskerSection section;
+	Datum		values[3];
+	uint64		n;
+
+	batch->nwave = 0;
+	begin_statements(batch, &section);
+	step_arrays(last, nlast, values);
+	values[2] = Int32GetDatum(batch->runner->lane);
+	n = tasker_run(&read_children, values, NULL);
+	batch->wave = palloc(Max(n, 1) * sizeof(BatchStep *));
+	for (uint64 row = 0; row < n; row++)
+	{
+		bool		found;
+		BatchStep  *child = batch_step(batch, DatumGetInt64(tasker_value_notnull(row, 1)),
+									   DatumGetInt32(tasker_value_notnull(row, 2)), &found);
+
+		child->step_no = DatumGetInt32(tasker_value_notnull(row, 3));
+		child->attempts = DatumGetInt32(tasker_value_notnull(row, 4));
+		child->pending = DatumGetInt32(tasker_value_notnull(row, 5));
+		child->from = STEP_PENDING;
+		if (++child->seen == child->pending)
+			batch->wave[batch->nwave++] = child;
+	}
+	load_inputs(batch);
+	end_statements(&section);
+}
+
+/* ---------------------------------------------------------------- running */
+
+static double
+elapsed_ms(Batch *batch)
+{
+	return (double) (GetCurrentTimestamp() - batch->begun) / 1000.0;
+}
+
+/* Would the step keep what has ended waiting for its commit? */
+static bool
+may_be_slow(const BatchStep *step)
+{
+	return step->def->mean_ms < 0 || step->def->mean_ms >= SLOW_MS;
+}
+
+static bool
+is_full(Batch *batch)
+{
+	int			size = batch->runner->mode == BATCH_SINGLE ? 1 :
+		batch->runner->mode == BATCH_PROTECTED ? Min(MAX_PROTECTED, tasker_batch_size) :
+		tasker_batch_size;
+
+	return batch->nended >= size || elapsed_ms(batch) >= tasker_batch_interval;
+}
+
+static void
+add_ended(Batch *batch, BatchStep *step)
+{
+	if (batch->nended == batch->space)
+	{
+		MemoryContext old_context = MemoryContextSwitchTo(batch->context);
+
+		batch->space = Max(batch->space * 2, 64);
+		batch->ended = batch->ended == NULL ?
+			palloc(batch->space * sizeof(BatchStep *)) :
+			repalloc(batch->ended, batch->space * sizeof(BatchStep *));
+		MemoryContextSwitchTo(old_context);
+	}
+	step->ended = true;
+	batch->ended[batch->nended++] = step;
+}
+
+/* Run the wave, or as much of it as fits. Returns how many of it ran. */
+static int
+run_wave(Batch *batch)
+{
+	int			i;
+
+	for (i = 0; i < batch->nwave; i++)
+	{
+		BatchStep  *step = batch->wave[i];
+
+		CHECK_FOR_INTERRUPTS();
+		if (batch->nended > 0 && (is_full(batch) || may_be_slow(step)))
+			break;
+		run_attempt(step, batch->runner, batch->context);
+		add_ended(batch, step);
+		if (step->to != STEP_COMPLETE)
+			batch->result.failed++;
+	}
+	return i;
+}
+
+/* ---------------------------------------------------------------- writing */
+
+static int
+compare_steps(const void *a, const void *b)
+{
+	const BatchStepKey *x = &(*(BatchStep *const *) a)->key;
+	const BatchStepKey *y = &(*(BatchStep *const *) b)->key;
+
+	if (x->task_id != y->task_id)
+		return x->task_id < y->task_id ? -1 : 1;
+	return x->step_id < y->step_id ? -1 : x->step_id > y->step_id;
+}
+
+static void
+add_time(DatumList *list, TimestampTz time)
+{
+	if (time == 0)
+		datum_list_add_null(list);
+	else
+		datum_list_add(list, TimestampTzGetDatum(time));
+}
+
+static void
+add_document(DatumList *list, Jsonb *document)
+{
+	if (document == NULL)
+		datum_list_add_null(list);
+	else
+		datum_list_add(list, JsonbPGetDatum(document));
+}
+
+/* A column of what write_ends is given: its type, and the value of a step. */
+enum
+{
+	END_TASK, END_STEP, END_FROM, END_PENDING, END_TO, END_ATTEMPTS, END_STARTED,
+	END_COMPLETED, END_NEXT, END_RESULTS, END_ERROR, END_COLUMNS
+};
+
+static void
+end_arrays(Batch *batch, Datum *values)
+{
+	static const Oid types[END_COLUMNS] = {INT8OID, INT4OID, TEXTOID, INT4OID, TEXTOID, INT4OID,
+	TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, JSONBOID, JSONBOID};
+	DatumList	columns[END_COLUMNS];
+
+	for (int c = 0; c < END_COLUMNS; c++)
+		datum_list_init(&columns[c], types[c]);
+	for (int i = 0; i < batch->nended; i++)
+	{
+		BatchStep  *step = batch->ended[i];
+		bool		apart = step->results != NULL && results_live_apart(step->results);
+
+		if (apart)
+			store_results_apart(step->key.task_id, step->key.step_id, step->results);
+		datum_list_add(&columns[END_TASK], Int64GetDatum(step->key.task_id));
+		datum_list_add(&columns[END_STEP], Int32GetDatum(step->key.step_id));
+		datum_list_add(&columns[END_FROM], CStringGetTextDatum(step_state_name(step->from)));
+		datum_list_add(&columns[END_PENDING], Int32GetDatum(step->pending));
+		datum_list_add(&columns[END_TO], CStringGetTextDatum(step_state_name(step->to)));
+		datum_list_add(&columns[END_ATTEMPTS], Int32GetDatum(step->attempts));
+		add_time(&columns[END_STARTED], step->started_at);
+		add_time(&columns[END_COMPLETED], step->to == STEP_COMPLETE ? step->ended_at : 0);
+		add_time(&columns[END_NEXT], step->next_attempt_at);
+		add_document(&columns[END_RESULTS], apart ? NULL : step->results);
+		add_document(&columns[END_ERROR], step->error);
+	}
+	for (int c = 0; c < END_COLUMNS; c++)
+		values[c] = datum_list_array(&columns[c]);
+}
+
+/* Do not wait for a lock for long while there is another way to go on. */
+static void
+bound_lock_waits(Batch *batch)
+{
+	static const char *const waits[] = {
+		[BATCH_OPTIMISTIC] = "200ms",
+		[BATCH_PROTECTED] = "1s",
+	};
+
+	if (batch->runner->mode != BATCH_SINGLE)
+		(void) set_config_option("lock_timeout", waits[batch->runner->mode],
+								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
+
+/* Write what came of the steps that ran, and put back those that did not. */
+static void
+write_batch(Batch *batch, BatchStep **rest, int nrest)
+{
+	TaskerSection section;
+	Datum		values[END_COLUMNS];
+
+	begin_statements(batch, &section);
+	bound_lock_waits(batch);
+	if (batch->nended > 0)
+	{
+		qsort(batch->ended, batch->nended, sizeof(BatchStep *), compare_steps);
+		end_arrays(batch, values);
+		if (tasker_run(&write_ends, values, NULL) != batch->nended)
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("a step was changed while it ran"),
+					 errdetail("It was cancelled, resolved or changed by another session."),
+					 errhint("What it did is rolled back; the others are repeated.")));
+	}
+	if (nrest > 0)
+	{
+		step_arrays(rest, nrest, values);
+		tasker_run(&put_back, values, NULL);
+	}
+	end_statements(&section);
+}
+
+/* ---------------------------------------------------------------- the batch */
+
+void
+batch_runner_init(BatchRunner *runner, int lane)
+{
+	memset(runner, 0, sizeof(BatchRunner));
+	runner->lane = lane;
+	runner->claim = 1;
+}
+
+static int
+claim_limit(const BatchRunner *runner)
+{
+	switch (runner->mode)
+	{
+		case BATCH_SINGLE:
+			return 1;
+		case BATCH_PROTECTED:
+			return Min(Min(runner->claim, MAX_PROTECTED), tasker_batch_size);
+		default:
+			return Min(runner->claim, tasker_batch_size);
+	}
+}
+
+/*
+ * Run a batch in the current transaction, which the caller commits. An error
+ * is nobody's step's: the caller rolls back and calls batch_failed.
+ */
+BatchResult
+run_batch(BatchRunner *runner)
+{
+	MemoryContext old_context = CurrentMemoryContext;
+	Batch	   *batch = batch_begin(runner);
+	int			ran = 0;
+	bool		all;
+
+	take_steps(batch, claim_limit(runner));
+	if (batch->result.taken == 0)
+		return batch->result;
+	if (runner->taken != NULL)
+		runner->taken(batch->result.taken >= claim_limit(runner));
+	for (;;)
+	{
+		ran = run_wave(batch);
+		all = ran == batch->nwave;
+		if (!all || batch->nwave == 0 || runner->mode != BATCH_OPTIMISTIC || is_full(batch))
+			break;
+		next_wave(batch, batch->wave, batch->nwave);
+		if (batch->nwave == 0)
+			break;
+	}
+	/* children that did not run are released by the write itself */
+	if (!all && batch->wave[ran]->from == STEP_ENQUEUED)
+		write_batch(batch, &batch->wave[ran], batch->nwave - ran);
+	else
+		write_batch(batch, NULL, 0);
+	fault_point("batch-written");
+
+	batch->result.ended = batch->nended;
+	runner->claim = all && elapsed_ms(batch) < tasker_batch_interval ?
+		Min(runner->claim * 2, Max(tasker_batch_size / 10, 1)) : Max(runner->claim / 2, 1);
+	{
+		BatchResult result = batch->result;
+
+		MemoryContextSwitchTo(old_context);
+		MemoryContextDelete(batch->context);
+		return result;
+	}
+}
+
+/* The batch was committed: be less careful again, if nothing failed in it. */
+void
+batch_succeeded(BatchRunner *runner, const BatchResult *result)
+{
+	runner->last_task = 0;
+	if (result->failed == 0)
+		runner->mode = BATCH_OPTIMISTIC;
+}
+
+/*
+ * The batch was rolled back: be more careful. Returns false if it can not be
+ * more careful, so the step that ran last is at fault.
+ */
+bool
+batch_failed(BatchRunner *runner)
+{
+	if (runner->mode == BATCH_SINGLE)
+		return false;
+	runner->mode++;
+	return true;
+}
+
+/*
+ * Take steps of the lane, at most as many as a protected batch, and record the
+ * error as that of an attempt. With a task_id, only of that step. Returns how
+ * many there were.
+ */
+int
+refuse_steps(int lane, int64 task_id, int step_id, ErrorData *error)
+{
+	BatchRunner runner;
+	Batch	   *batch;
+	BatchStep **rest;
+	int			nrest = 0;
+
+	batch_runner_init(&runner, lane);
+	runner.mode = BATCH_PROTECTED;
+	runner.claim = MAX_PROTECTED;
+	batch = batch_begin(&runner);
+	take_steps(batch, claim_limit(&runner));
+	rest = MemoryContextAlloc(batch->context, Max(batch->nwave, 1) * sizeof(BatchStep *));
+	for (int i = 0; i < batch->nwave; i++)
+	{
+		BatchStep  *step = batch->wave[i];
+
+		if (task_id != 0 && (step->key.task_id != task_id || step->key.step_id != step_id))
+		{
+			rest[nrest++] = step;
+			continue;
+		}
+		step->started_at = step->ended_at = tasker_now();
+		attempt_failed(step, error);
+		add_ended(batch, step);
+	}
+	write_batch(batch, rest, nrest);
+	return batch->nended;
+}

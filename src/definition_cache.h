@@ -1,0 +1,46 @@
+/*
+ * definition_cache.h
+ *	  Definitions as executors use them: read once a session, since a stored
+ *	  definition never changes.
+ */
+#ifndef TASKER_DEFINITION_CACHE_H
+#define TASKER_DEFINITION_CACHE_H
+
+#include "definition.h"
+
+typedef struct StepDef
+{
+	const char *name;
+	HandlerKind kind;
+	const char *handler;
+	bool		retryable;
+	int			max_attempts;
+	int			parents;
+	int			timeout_ms;		/* 0: none */
+	Backoff		backoff;
+
+	/* what handler.c keeps */
+	uint64		checked;		/* the catalogs' generation when it was looked up */
+	FmgrInfo	function;
+	bool		returns_void;
+	SPIPlanPtr	plan;
+
+	double		mean_ms;		/* how long it takes of late; below 0: not run yet */
+} StepDef;
+
+typedef struct TaskDef
+{
+	int			named_task_id;	/* hash key */
+	const char *name;
+	const char *namespace;
+	const char *version;
+	int			nsteps;
+	StepDef    *steps;			/* step_no - 1 */
+} TaskDef;
+
+extern TaskDef *task_def(int named_task_id);
+extern StepDef *step_def(TaskDef *task, int step_no);
+extern bool definition_cache_check(void);
+extern MemoryContext definition_cache_context(void);
+
+#endif							/* TASKER_DEFINITION_CACHE_H */

@@ -1,0 +1,154 @@
+/*
+ * due.c
+ *	  A unit of the scheduler's work at a given time: what is due is done, up to
+ *	  a limit. The scheduler, CALL tasker.run() and tests call it alike, tests
+ *	  with times of their own choice.
+ *
+ * A timer says only that somebody should look: the step's or task's own row
+ * decides. Whatever another transaction holds locked is left for later, so one
+ * stuck session does not stop the scheduler.
+ */
+#include "engine.h"
+
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+
+static TaskerQuery take_step_timers = {
+	.sql = "DELETE FROM tasker.timers t USING ("
+	"SELECT t2.due_at, t2.task_id, t2.step_id FROM tasker.timers t2 "
+	"JOIN tasker.workflow_steps s ON s.task_id = t2.task_id AND s.step_id = t2.step_id "
+	"WHERE t2.due_at <= $1 ORDER BY t2.due_at LIMIT $2 FOR NO KEY UPDATE OF t2, s SKIP LOCKED) AS d "
+	"WHERE t.due_at = d.due_at AND t.task_id = d.task_id AND t.step_id = d.step_id "
+	"RETURNING t.task_id, t.step_id",
+	.args = {TIMESTAMPTZOID, INT4OID},
+	.columns = {INT8OID, INT4OID},
+};
+
+static TaskerQuery enqueue_due = {
+	.sql = "UPDATE tasker.workflow_steps s SET state = 'enqueued' "
+	"FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS c (task_id, step_id) "
+	"WHERE s.task_id = c.task_id AND s.step_id = c.step_id "
+	"AND s.state IN ('waiting', 'waiting_for_retry') AND s.next_attempt_at <= $3",
+	.args = {INT8ARRAYOID, INT4ARRAYOID, TIMESTAMPTZOID},
+};
+
+static TaskerQuery take_task_timers = {
+	.sql = "DELETE FROM tasker.timers t USING ("
+	"SELECT t2.due_at, t2.task_id FROM tasker.timers t2 "
+	"JOIN tasker.tasks k ON k.task_id = t2.task_id "
+	"WHERE t2.due_at <= $1 AND t2.step_id = 0 ORDER BY t2.due_at LIMIT $2 "
+	"FOR NO KEY UPDATE OF t2, k SKIP LOCKED) AS d "
+	"WHERE t.due_at = d.due_at AND t.task_id = d.task_id AND t.step_id = 0 "
+	"RETURNING t.task_id",
+	.args = {TIMESTAMPTZOID, INT4OID},
+	.columns = {INT8OID},
+};
+
+static TaskerQuery first_timer = {
+	.sql = "SELECT due_at FROM tasker.timers ORDER BY due_at LIMIT 1",
+	.columns = {TIMESTAMPTZOID},
+};
+
+static TaskerQuery forget_gone = {
+	.sql = "DELETE FROM tasker.timers t WHERE t.due_at <= $1 "
+	"AND NOT EXISTS (SELECT FROM tasker.tasks k WHERE k.task_id = t.task_id)",
+	.args = {TIMESTAMPTZOID},
+};
+
+/* Steps whose time has come. Returns how many timers were looked at. */
+static int
+look_at_steps(TimestampTz now, int limit)
+{
+	Datum		values[3] = {TimestampTzGetDatum(now), Int32GetDatum(limit), (Datum) 0};
+	DatumList	tasks,
+				steps;
+	StepRef    *refs;
+	int			n = (int) tasker_run(&take_step_timers, values, NULL);
+
+	if (n == 0)
+		return 0;
+	refs = palloc(n * sizeof(StepRef));
+	for (int i = 0; i < n; i++)
+	{
+		refs[i].task_id = DatumGetInt64(tasker_value_notnull(i, 1));
+		refs[i].step_id = DatumGetInt32(tasker_value_notnull(i, 2));
+	}
+	qsort(refs, n, sizeof(StepRef), step_ref_compare);
+	datum_list_init(&tasks, INT8OID);
+	datum_list_init(&steps, INT4OID);
+	for (int i = 0; i < n; i++)
+	{
+		datum_list_add(&tasks, Int64GetDatum(refs[i].task_id));
+		datum_list_add(&steps, Int32GetDatum(refs[i].step_id));
+	}
+	values[0] = datum_list_array(&tasks);
+	values[1] = datum_list_array(&steps);
+	values[2] = TimestampTzGetDatum(now);
+	tasker_run(&enqueue_due, values, NULL);
+	return n;
+}
+
+/* Tasks with a failed step: can they still go on? */
+static int
+look_at_tasks(TimestampTz now, int limit)
+{
+	Datum		values[2] = {TimestampTzGetDatum(now), Int32GetDatum(limit)};
+	TaskChanges changes;
+	int			n = (int) tasker_run(&take_task_timers, values, NULL);
+
+	task_changes_init(&changes);
+	for (int i = 0; i < n; i++)
+		task_change(&changes, DatumGetInt64(tasker_value_notnull(i, 1)))->recheck = true;
+	settle_tasks(&changes);
+	return n;
+}
+
+/* Do what is due, at most so much of each kind. Returns how much it was. */
+int
+tick(TimestampTz now, int limit)
+{
+	TaskerSection section;
+	Datum		values[1] = {TimestampTzGetDatum(now)};
+	int			done;
+
+	tasker_enter(&section);
+	done = look_at_steps(now, limit);
+	done += look_at_tasks(now, limit);
+	if (done == 0)
+		tasker_run(&forget_gone, values, NULL);
+	tasker_leave(&section);
+	return done;
+}
+
+/* When something is due next; DT_NOEND for never. */
+TimestampTz
+next_due(void)
+{
+	TaskerSection section;
+	TimestampTz result = DT_NOEND;
+
+	tasker_enter(&section);
+	if (tasker_run(&first_timer, NULL, NULL) == 1)
+		result = DatumGetTimestampTz(tasker_value_notnull(0, 1));
+	tasker_leave(&section);
+	return result;
+}
+
+PG_FUNCTION_INFO_V1(tasker_tick);
+
+/* tick(now timestamptz, max_timers int) */
+Datum
+tasker_tick(PG_FUNCTION_ARGS)
+{
+	TimestampTz now = PG_ARGISNULL(0) ? tasker_now() : PG_GETARG_TIMESTAMPTZ(0);
+	int			limit = PG_ARGISNULL(1) ? 1000 : PG_GETARG_INT32(1);
+
+	if (access_level(GetUserId()) < ACCESS_OPERATOR)
+		ereport(ERROR,
+				(errcode(ERRCODE_TASKER_ACCESS),
+				 errmsg("permission denied to do the scheduler's work"),
+				 errdetail("Role \"%s\" does not have level operator.",
+						   GetUserNameFromId(GetUserId(), false)),
+				 errhint("The scheduler does it by itself; tasker.start() starts it.")));
+	PG_RETURN_INT32(tick(now, limit));
+}

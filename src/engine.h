@@ -1,0 +1,88 @@
+/*
+ * engine.h
+ *	  What the parts of the engine ask of each other: triggers, settling of
+ *	  tasks, backoff, operators' changes.
+ */
+#ifndef TASKER_ENGINE_H
+#define TASKER_ENGINE_H
+
+#include "tasker.h"
+
+/* A step of a task, in the order in which rows are locked. */
+typedef struct StepRef
+{
+	int64		task_id;
+	int32		step_id;
+	int32		count;			/* by whom it is needed */
+} StepRef;
+
+extern int	step_ref_compare(const void *a, const void *b);
+
+/* ------------------------------------------------------------ settle.c */
+
+/* What a statement's changes of steps mean for one task. */
+typedef struct TaskChange
+{
+	int64		task_id;
+	bool		began;			/* a step of it ran */
+	bool		ended;			/* a step of it came to an end */
+	bool		may_complete;	/* ... and no other step depends on that one */
+	bool		failed;			/* a step went to error or was cancelled */
+	bool		revived;		/* a step left error or cancelled */
+	bool		recheck;		/* nothing changed; the scheduler looks again */
+	TimestampTz began_at;
+} TaskChange;
+
+typedef struct TaskChanges
+{
+	TaskChange *items;
+	int			length;
+	int			space;
+} TaskChanges;
+
+extern void task_changes_init(TaskChanges *changes);
+extern TaskChange *task_change(TaskChanges *changes, int64 task_id);
+extern void settle_tasks(TaskChanges *changes);
+
+/* ------------------------------------------------------------ transition.c */
+
+extern void transition_set_note(Jsonb *note);
+
+/* ------------------------------------------------------------ operators.c */
+
+extern void cancel_steps(Datum task_ids);
+extern void retry_failed_steps(Datum task_ids);
+extern void enqueue_hints(Datum task_ids);
+extern void remove_hints(Datum task_ids);
+
+/* ------------------------------------------------------------ backoff.c */
+
+typedef enum BackoffKind
+{
+	BACKOFF_EXPONENTIAL,
+	BACKOFF_LINEAR,
+	BACKOFF_FIXED,
+	BACKOFF_LIST
+} BackoffKind;
+
+typedef struct Backoff
+{
+	BackoffKind kind;
+	double		base;			/* seconds */
+	double		factor;
+	double		cap;			/* seconds */
+	double		jitter;			/* share of the delay, 0 to 1 */
+	int			ndelays;
+	double	   *delays;			/* seconds */
+} Backoff;
+
+extern BackoffKind backoff_kind_from_text(Datum kind);
+extern double interval_seconds(const Interval *interval);
+extern double backoff_seconds(const Backoff *backoff, int attempts, double random);
+
+/* ------------------------------------------------------------ due.c */
+
+extern int	tick(TimestampTz now, int limit);
+extern TimestampTz next_due(void);
+
+#endif							/* TASKER_ENGINE_H */

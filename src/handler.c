@@ -1,0 +1,218 @@
+/*
+ * handler.c
+ *	  Calling a step's handler: a function or a statement, as the session's own
+ *	  role, with the settings the session had before, within its timeout.
+ *
+ * Called by batch.c outside of any section: what runs here is the user's.
+ */
+#include "handler.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "storage/latch.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/timeout.h"
+
+/* Counts changes of functions, schemas and roles: what was looked up is stale. */
+static uint64 generation = 1;
+
+static TimeoutId step_timeout;
+static bool step_timeout_registered = false;
+static volatile sig_atomic_t timed_out = false;
+
+static void
+catalog_changed(Datum arg, int cacheid, uint32 hashvalue)
+{
+	generation++;
+}
+
+void
+handler_init(void)
+{
+	CacheRegisterSyscacheCallback(PROCOID, catalog_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, catalog_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, catalog_changed, (Datum) 0);
+}
+
+/* The step's time is over: as if its statement was cancelled. */
+static void
+time_is_over(void)
+{
+	timed_out = true;
+	InterruptPending = true;
+	QueryCancelPending = true;
+	SetLatch(MyLatch);
+}
+
+static void
+begin_timeout(StepDef *step)
+{
+	timed_out = false;
+	if (step->timeout_ms == 0)
+		return;
+	if (!step_timeout_registered)
+	{
+		step_timeout = RegisterTimeout(USER_TIMEOUT, time_is_over);
+		step_timeout_registered = true;
+	}
+	enable_timeout_after(step_timeout, step->timeout_ms);
+}
+
+/* The handler returned; a timeout that came too late is forgotten. */
+static void
+end_timeout(StepDef *step)
+{
+	if (step->timeout_ms == 0)
+		return;
+	disable_timeout(step_timeout, false);
+	if (timed_out)
+		QueryCancelPending = false;
+	timed_out = false;
+}
+
+/*
+ * After an error: was it the step's timeout? Disarms it. What the error left
+ * in the functions' state is not used again.
+ */
+bool
+handler_timed_out(void)
+{
+	bool		result = timed_out;
+
+	if (step_timeout_registered)
+		disable_timeout(step_timeout, false);
+	timed_out = false;
+	generation++;
+	return result;
+}
+
+/* Find the function, unless nothing has changed since it was found. */
+static void
+look_up_function(StepDef *step)
+{
+	uint64		now = generation;
+	Oid			function;
+
+	if (step->checked == now)
+		return;
+	function = tasker_handler_function(step->handler, GetUserId(),
+									   psprintf("It is the handler of step \"%s\".", step->name));
+	step->returns_void = get_func_rettype(function) == VOIDOID;
+	fmgr_info_cxt(function, &step->function, definition_cache_context());
+	step->checked = now;
+}
+
+static Jsonb *
+call_function(StepDef *step, Jsonb *input, MemoryContext result_context)
+{
+	LOCAL_FCINFO(call, 1);
+	Jsonb	   *result = NULL;
+	Datum		value;
+
+	look_up_function(step);
+	InitFunctionCallInfoData(*call, &step->function, 1, InvalidOid, NULL, NULL);
+	call->args[0].value = JsonbPGetDatum(input);
+	call->args[0].isnull = false;
+	value = FunctionCallInvoke(call);
+	if (!call->isnull && !step->returns_void)
+	{
+		MemoryContext old_context = MemoryContextSwitchTo(result_context);
+
+		result = DatumGetJsonbPCopy(value);
+		MemoryContextSwitchTo(old_context);
+	}
+	return result;
+}
+
+/* The one value that a statement gave, if it gave one. */
+static Jsonb *
+statement_result(StepDef *step, int rc, MemoryContext result_context)
+{
+	bool		isnull;
+	Datum		value;
+	Jsonb	   *result;
+	MemoryContext old_context;
+
+	if (SPI_tuptable == NULL || SPI_tuptable->tupdesc == NULL || SPI_processed == 0)
+		return NULL;
+	if (SPI_processed > 1 || SPI_tuptable->tupdesc->natts != 1 ||
+		SPI_gettypeid(SPI_tuptable->tupdesc, 1) != JSONBOID)
+		ereport(ERROR,
+				(errcode(ERRCODE_TASKER_BAD_RESULT),
+				 errmsg("the statement of step \"%s\" must give one jsonb or nothing", step->name),
+				 errdetail("It gave " UINT64_FORMAT " rows of %d columns, the first of type %s.",
+						   (uint64) SPI_processed, SPI_tuptable->tupdesc->natts,
+						   SPI_tuptable->tupdesc->natts > 0 ?
+						   format_type_be(SPI_gettypeid(SPI_tuptable->tupdesc, 1)) : "none"),
+				 errhint("Select one expression of type jsonb, for example jsonb_build_object(…).")));
+	value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+	if (isnull)
+		return NULL;
+	old_context = MemoryContextSwitchTo(result_context);
+	result = DatumGetJsonbPCopy(value);
+	MemoryContextSwitchTo(old_context);
+	return result;
+}
+
+static Jsonb *
+call_statement(StepDef *step, Jsonb *input, MemoryContext result_context)
+{
+	Oid			types[1] = {JSONBOID};
+	Datum		values[1] = {JsonbPGetDatum(input)};
+	Jsonb	   *result;
+	int			rc;
+
+	SPI_connect();
+	if (step->plan == NULL)
+	{
+		SPIPlanPtr	plan = SPI_prepare(step->handler, 1, types);
+
+		if (plan == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_TASKER_BAD_SQL),
+					 errmsg("could not prepare the statement of step \"%s\"", step->name),
+					 errdetail("%s", SPI_result_code_string(SPI_result)),
+					 errhint("COPY and transaction control can not be a step.")));
+		SPI_keepplan(plan);
+		step->plan = plan;
+	}
+	rc = SPI_execute_plan(step->plan, values, NULL, false, 0);
+	if (rc < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_TASKER_BAD_SQL),
+				 errmsg("could not run the statement of step \"%s\"", step->name),
+				 errdetail("%s", SPI_result_code_string(rc)),
+				 errhint("COPY and transaction control can not be a step.")));
+	result = statement_result(step, rc, result_context);
+	SPI_finish();
+	return result;
+}
+
+/*
+ * Run the handler in the current (sub)transaction. Returns its results in the
+ * given context, or NULL; any error is the attempt's. Settings that it changed
+ * are put back.
+ */
+Jsonb *
+call_handler(StepDef *step, Jsonb *input, MemoryContext result_context)
+{
+	int			guc_level = NewGUCNestLevel();
+	Jsonb	   *result;
+
+	begin_timeout(step);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	result = step->kind == HANDLER_FUNCTION ?
+		call_function(step, input, result_context) :
+		call_statement(step, input, result_context);
+	PopActiveSnapshot();
+	CommandCounterIncrement();
+	end_timeout(step);
+	AtEOXact_GUC(false, guc_level);
+	return result;
+}

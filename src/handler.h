@@ -1,0 +1,14 @@
+/*
+ * handler.h
+ *	  Calling the handler of a step.
+ */
+#ifndef TASKER_HANDLER_H
+#define TASKER_HANDLER_H
+
+#include "definition_cache.h"
+
+extern void handler_init(void);
+extern Jsonb *call_handler(StepDef *step, Jsonb *input, MemoryContext result_context);
+extern bool handler_timed_out(void);
+
+#endif							/* TASKER_HANDLER_H */

@@ -1,0 +1,110 @@
+/*
+ * process.c
+ *	  What the scheduler and the executors have in common: becoming a session,
+ *	  waiting, transactions.
+ */
+#include "process.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/lock.h"
+#include "storage/proc.h"
+#include "storage/procsignal.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+/*
+ * Settings that a role or a database may have got by ALTER … SET and under
+ * which tasker's own statements, or the steps, would not be what they are.
+ */
+static const struct
+{
+	const char *name;
+	const char *value;
+}			put_right[] =
+{
+	{"role", "none"},
+	{"default_transaction_read_only", "off"},
+	{"default_transaction_isolation", "read committed"},
+	{"default_transaction_deferrable", "off"},
+	{"session_replication_role", "origin"},
+	{"row_security", "on"},
+	{"idle_in_transaction_session_timeout", "0"},
+	{"statement_timeout", "0"},
+	{"lock_timeout", "0"},
+};
+
+/* Become a session of the role, InvalidOid for the bootstrap superuser. */
+void
+process_begin(Oid database, Oid role)
+{
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnectionByOid(database, role, 0);
+
+	StartTransactionCommand();
+	for (int i = 0; i < lengthof(put_right); i++)
+	{
+		/* session_replication_role is a superuser's; so is whoever set it */
+		if (strcmp(put_right[i].name, "session_replication_role") == 0)
+			SetConfigOption(put_right[i].name, put_right[i].value, PGC_SUSET, PGC_S_OVERRIDE);
+		else
+			SetConfigOption(put_right[i].name, put_right[i].value, PGC_USERSET, PGC_S_OVERRIDE);
+	}
+	CommitTransactionCommand();
+}
+
+/*
+ * Wait for the latch, at most so long. Returns whether it was set. Reads the
+ * configuration if it changed.
+ */
+bool
+process_wait(long ms)
+{
+	int			events = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+								   ms, PG_WAIT_EXTENSION);
+
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+	return (events & WL_LATCH_SET) != 0;
+}
+
+void
+process_begin_transaction(void)
+{
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+void
+process_commit(void)
+{
+	if (ActiveSnapshotSet())
+		PopActiveSnapshot();
+	CommitTransactionCommand();
+	/* without it autovacuum would never hear of what was written */
+	pgstat_report_stat(false);
+}
+
+/* After an error that was copied or reported. */
+void
+process_abort(void)
+{
+	HOLD_INTERRUPTS();
+	FlushErrorState();
+	AbortCurrentTransaction();
+	QueryCancelPending = false;
+	RESUME_INTERRUPTS();
+	pgstat_report_stat(false);
+}

@@ -1,0 +1,25 @@
+/*
+ * process.h
+ *	  tasker's background processes, and what they share.
+ */
+#ifndef TASKER_PROCESS_H
+#define TASKER_PROCESS_H
+
+#include "tasker.h"
+
+#include "postmaster/bgworker.h"
+#include "shared.h"
+
+/* process.c */
+extern void process_begin(Oid database, Oid role);
+extern bool process_wait(long ms);
+extern void process_begin_transaction(void);
+extern void process_commit(void);
+extern void process_abort(void);
+
+/* scheduler.c, executor.c, launcher.c */
+extern bool register_scheduler(Oid database);
+extern BackgroundWorkerHandle *register_executor(int slot);
+extern void launcher_init(void);
+
+#endif							/* TASKER_PROCESS_H */

@@ -1,0 +1,146 @@
+/*
+ * run.c
+ *	  CALL tasker.run(): what the scheduler and an executor do, in the caller's
+ *	  own session and as the caller, until nothing is left to do now. For servers
+ *	  without background workers, for cron, for tests.
+ */
+#include "tasker.h"
+
+#include "access/xact.h"
+#include "batch.h"
+#include "definition_cache.h"
+#include "engine.h"
+#include "handler.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#define TIMERS_AT_ONCE	1000
+
+/* The caller's lane. */
+static int
+own_lane(void)
+{
+	TaskerSection section;
+	int			owner;
+
+	tasker_enter(&section);
+	owner = owner_id_for(tasker_caller());
+	tasker_leave(&section);
+	return -owner;
+}
+
+static void
+commit(void)
+{
+	if (ActiveSnapshotSet())
+		PopActiveSnapshot();
+	SPI_commit();
+	SPI_start_transaction();
+}
+
+/* The batch's error is the step's, if nothing more careful is left to try. */
+static void
+rollback_and_blame(BatchRunner *runner, ErrorData *error)
+{
+	FlushErrorState();
+	tasker_abandon();
+	(void) handler_timed_out();
+	SPI_rollback();
+	SPI_start_transaction();
+	if (batch_failed(runner))
+		return;
+	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		ReThrowError(error);
+	if (error->sqlerrcode != ERRCODE_T_R_SERIALIZATION_FAILURE)
+	{
+		refuse_steps(runner->lane, runner->last_task, runner->last_step, error);
+		commit();
+	}
+}
+
+/* One batch, one transaction. Returns how many steps came to an end. */
+static int
+one_batch(BatchRunner *runner, MemoryContext context)
+{
+	volatile int ended = 0;
+
+	PG_TRY();
+	{
+		BatchResult result = run_batch(runner);
+
+		commit();
+		batch_succeeded(runner, &result);
+		runner->mode = BATCH_PROTECTED; /* the session is the caller's: no surprises */
+		ended = result.taken;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		rollback_and_blame(runner, error);
+		ended = 1;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	return ended;
+}
+
+static void
+check_call(FunctionCallInfo fcinfo)
+{
+	bool		atomic = !(fcinfo->context && IsA(fcinfo->context, CallContext)) ||
+		((CallContext *) fcinfo->context)->atomic;
+
+	if (atomic || XactIsoLevel != XACT_READ_COMMITTED)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION),
+				 errmsg("tasker.run() commits after each batch of steps"),
+				 atomic ? errdetail("It was called inside a transaction block or a function.") :
+				 errdetail("The isolation level is not READ COMMITTED."),
+				 errhint("CALL it by itself, with the default isolation level.")));
+	if (access_level(GetUserId()) < ACCESS_SUBMITTER)
+		ereport(ERROR,
+				(errcode(ERRCODE_TASKER_ACCESS),
+				 errmsg("permission denied to run steps"),
+				 errdetail("Role \"%s\" does not have level submitter.", GetUserNameFromId(GetUserId(), false)),
+				 errhint("A superuser can give it: SELECT tasker.grant_access('…', 'submitter').")));
+}
+
+PG_FUNCTION_INFO_V1(tasker_run_procedure);
+
+/* run(max_duration interval, max_steps int) */
+Datum
+tasker_run_procedure(PG_FUNCTION_ARGS)
+{
+	MemoryContext context = CurrentMemoryContext;
+	TimestampTz begun = GetCurrentTimestamp();
+	double		seconds = PG_ARGISNULL(0) ? -1 : interval_seconds(PG_GETARG_INTERVAL_P(0));
+	int64		steps = PG_ARGISNULL(1) ? PG_INT64_MAX : PG_GETARG_INT32(1);
+	BatchRunner runner;
+
+	check_call(fcinfo);
+	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	batch_runner_init(&runner, own_lane());
+	runner.mode = BATCH_PROTECTED;
+	while (steps > 0)
+	{
+		int			done;
+
+		CHECK_FOR_INTERRUPTS();
+		done = tick(tasker_now(), TIMERS_AT_ONCE);
+		commit();
+		(void) definition_cache_check();
+		runner.claim = (int) Min(runner.claim, steps);
+		done += one_batch(&runner, context);
+		steps -= done;
+		if (done == 0 ||
+			(seconds >= 0 && (double) (GetCurrentTimestamp() - begun) / USECS_PER_SEC >= seconds))
+			break;
+	}
+	SPI_finish();
+	PG_RETURN_VOID();
+}

@@ -1,0 +1,263 @@
+/*
+ * shared.c
+ *	  tasker's shared memory, and what a transaction does there when it commits.
+ *
+ * A trigger that makes work notes it here; the transaction's commit sets a
+ * latch: of an idle executor of that role, else of the database's scheduler.
+ * So no poll and no NOTIFY stands between a commit and the first step.
+ */
+#include "shared.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/shmem.h"
+
+#include <signal.h>
+
+static TaskerShared *shared = NULL;
+
+#if PG_VERSION_NUM >= 150000
+static shmem_request_hook_type previous_shmem_request_hook = NULL;
+#endif
+static shmem_startup_hook_type previous_shmem_startup_hook = NULL;
+
+/* Lanes beyond these wake the scheduler, which finds them by itself. */
+#define MAX_NOTED	16
+
+/* What this transaction has made; cleared at its end. */
+static struct
+{
+	int			lanes[MAX_NOTED];
+	int			nlanes;
+	int64		tasks[MAX_NOTED];
+	int			ntasks;
+	bool		all_tasks;		/* more than could be noted */
+	bool		scheduler;
+	bool		launcher;
+	TimestampTz due;
+}			noted;
+
+static void
+attach(void)
+{
+	bool		found;
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	shared = ShmemInitStruct("tasker", sizeof(TaskerShared), &found);
+	if (!found)
+	{
+		memset(shared, 0, sizeof(TaskerShared));
+		LWLockInitialize(&shared->lock, LWLockNewTrancheId());
+		for (int i = 0; i < TASKER_MAX_EXECUTORS; i++)
+		{
+			pg_atomic_init_u64(&shared->executors[i].task_id, 0);
+			pg_atomic_init_u32(&shared->executors[i].step_id, 0);
+		}
+	}
+	LWLockRelease(AddinShmemInitLock);
+	LWLockRegisterTranche(shared->lock.tranche, "tasker");
+}
+
+/* The shared memory, attached to on first use. */
+TaskerShared *
+tasker_shared(void)
+{
+	if (shared == NULL)
+		attach();
+	return shared;
+}
+
+/* The slot of a database's scheduler, or NULL. The caller holds the lock. */
+SchedulerSlot *
+scheduler_slot(Oid database)
+{
+	for (int i = 0; i < TASKER_MAX_DATABASES; i++)
+		if (shared->schedulers[i].database == database)
+			return &shared->schedulers[i];
+	return NULL;
+}
+
+void
+wake_lane_at_commit(int lane)
+{
+	if (lane > 0)
+		return;					/* external workers ask by themselves */
+	for (int i = 0; i < noted.nlanes; i++)
+		if (noted.lanes[i] == lane)
+			return;
+	if (noted.nlanes < MAX_NOTED)
+		noted.lanes[noted.nlanes++] = lane;
+	else
+		noted.scheduler = true;
+}
+
+void
+wake_timer_at_commit(TimestampTz due)
+{
+	if (noted.due == 0 || due < noted.due)
+		noted.due = due;
+}
+
+void
+interrupt_task_at_commit(int64 task_id)
+{
+	for (int i = 0; i < noted.ntasks; i++)
+		if (noted.tasks[i] == task_id)
+			return;
+	if (noted.ntasks < MAX_NOTED)
+		noted.tasks[noted.ntasks++] = task_id;
+	else
+		noted.all_tasks = true;
+}
+
+void
+wake_launcher_at_commit(void)
+{
+	noted.launcher = true;
+}
+
+void
+wake_scheduler(Oid database)
+{
+	SchedulerSlot *slot;
+
+	tasker_shared();
+	LWLockAcquire(&shared->lock, LW_SHARED);
+	slot = scheduler_slot(database);
+	if (slot != NULL && slot->latch != NULL)
+		SetLatch(slot->latch);
+	LWLockRelease(&shared->lock);
+}
+
+/* An executor of the lane that waits for work, or NULL. */
+static ExecutorSlot *
+idle_executor(int lane)
+{
+	for (int i = 0; i < TASKER_MAX_EXECUTORS; i++)
+	{
+		ExecutorSlot *slot = &shared->executors[i];
+
+		if (slot->state == EXECUTOR_IDLE && slot->database == MyDatabaseId &&
+			slot->owner == -lane && slot->pid != MyProcPid)
+			return slot;
+	}
+	return NULL;
+}
+
+/*
+ * Interrupt whoever runs a step of the tasks noted. Whether it was the right
+ * one the executor finds out by looking at its step; a step interrupted by
+ * mistake is repeated.
+ */
+static void
+interrupt_executors(void)
+{
+	for (int i = 0; i < TASKER_MAX_EXECUTORS; i++)
+	{
+		ExecutorSlot *slot = &shared->executors[i];
+		int64		task_id = (int64) pg_atomic_read_u64(&slot->task_id);
+		bool		hit = noted.all_tasks;
+
+		if (slot->state == EXECUTOR_FREE || slot->database != MyDatabaseId ||
+			slot->pid == MyProcPid || slot->pid == 0 || task_id == 0)
+			continue;
+		for (int j = 0; j < noted.ntasks && !hit; j++)
+			hit = noted.tasks[j] == task_id;
+		if (hit)
+		{
+			slot->interrupted = true;
+			kill(slot->pid, SIGINT);
+		}
+	}
+}
+
+/* Tell everybody concerned. Runs after the commit: it can not fail. */
+static void
+tell(void)
+{
+	SchedulerSlot *scheduler;
+
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < noted.nlanes; i++)
+	{
+		ExecutorSlot *executor = idle_executor(noted.lanes[i]);
+
+		if (executor == NULL)
+			noted.scheduler = true;
+		else if (executor->latch != NULL)
+			SetLatch(executor->latch);
+	}
+	if (noted.ntasks > 0)
+		interrupt_executors();
+	scheduler = scheduler_slot(MyDatabaseId);
+	if (scheduler != NULL && scheduler->latch != NULL && scheduler->pid != MyProcPid &&
+		(noted.scheduler || (noted.due != 0 && noted.due < scheduler->next_due)))
+		SetLatch(scheduler->latch);
+	if (noted.launcher && shared->launcher_latch != NULL)
+		SetLatch(shared->launcher_latch);
+	LWLockRelease(&shared->lock);
+}
+
+static void
+xact_callback(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_COMMIT:
+			if (noted.nlanes > 0 || noted.ntasks > 0 || noted.scheduler ||
+				noted.launcher || noted.due != 0)
+			{
+				tell();
+				memset(&noted, 0, sizeof(noted));
+			}
+			break;
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			memset(&noted, 0, sizeof(noted));
+			break;
+		case XACT_EVENT_PRE_COMMIT:
+			/* Attaching may fail, so it is done while failing is allowed. */
+			if (shared == NULL &&
+				(noted.nlanes > 0 || noted.ntasks > 0 || noted.scheduler ||
+				 noted.launcher || noted.due != 0))
+				attach();
+			break;
+		default:
+			break;
+	}
+}
+
+#if PG_VERSION_NUM >= 150000
+static void
+shmem_request(void)
+{
+	if (previous_shmem_request_hook)
+		previous_shmem_request_hook();
+	RequestAddinShmemSpace(MAXALIGN(sizeof(TaskerShared)));
+}
+#endif
+
+static void
+shmem_startup(void)
+{
+	if (previous_shmem_startup_hook)
+		previous_shmem_startup_hook();
+	attach();
+}
+
+void
+tasker_shared_init(void)
+{
+	RegisterXactCallback(xact_callback, NULL);
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+#if PG_VERSION_NUM >= 150000
+	previous_shmem_request_hook = shmem_request_hook;
+	shmem_request_hook = shmem_request;
+#else
+	RequestAddinShmemSpace(MAXALIGN(sizeof(TaskerShared)));
+#endif
+	previous_shmem_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = shmem_startup;
+}

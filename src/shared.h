@@ -1,0 +1,76 @@
+/*
+ * shared.h
+ *	  tasker's shared memory: the scheduler of each database, the executors and
+ *	  what each is doing, and the waking of both when a transaction commits.
+ *
+ * It is small enough to be had without shared_preload_libraries, from what the
+ * server keeps in reserve.
+ */
+#ifndef TASKER_SHARED_H
+#define TASKER_SHARED_H
+
+#include "postgres.h"
+
+#include "port/atomics.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+#include "datatype/timestamp.h"
+
+#define TASKER_MAX_DATABASES	64
+#define TASKER_MAX_EXECUTORS	128
+
+typedef struct SchedulerSlot
+{
+	Oid			database;		/* InvalidOid: free */
+	int			pid;			/* 0: asked for, or gone */
+	Latch	   *latch;
+	bool		stop;			/* leave, and do not come back by yourself */
+	bool		connecting;		/* began to connect; if it is gone, it could not */
+	TimestampTz next_due;		/* when it will look by itself */
+} SchedulerSlot;
+
+typedef enum ExecutorState
+{
+	EXECUTOR_FREE,
+	EXECUTOR_STARTING,			/* registered with the postmaster */
+	EXECUTOR_IDLE,				/* connected, waits on its latch */
+	EXECUTOR_BUSY
+} ExecutorState;
+
+typedef struct ExecutorSlot
+{
+	ExecutorState state;
+	Oid			database;
+	Oid			role;
+	int			owner;			/* owners.owner_id; it serves lane -owner */
+	int			pid;
+	Latch	   *latch;
+	bool		stop;
+	bool		interrupted;	/* its task was cancelled under it */
+	TimestampTz since;			/* start of the step, or of the state */
+	pg_atomic_uint64 task_id;	/* what it runs now, 0 between steps */
+	pg_atomic_uint32 step_id;
+} ExecutorSlot;
+
+typedef struct TaskerShared
+{
+	LWLock		lock;			/* protects all but the atomics */
+	Latch	   *launcher_latch;
+	int			launcher_pid;
+	SchedulerSlot schedulers[TASKER_MAX_DATABASES];
+	ExecutorSlot executors[TASKER_MAX_EXECUTORS];
+} TaskerShared;
+
+extern void tasker_shared_init(void);
+extern TaskerShared *tasker_shared(void);
+extern SchedulerSlot *scheduler_slot(Oid database);
+
+/* What the transaction, if it commits, will tell whom. */
+extern void wake_lane_at_commit(int lane);
+extern void wake_timer_at_commit(TimestampTz due);
+extern void interrupt_task_at_commit(int64 task_id);
+extern void wake_launcher_at_commit(void);
+
+extern void wake_scheduler(Oid database);
+
+#endif							/* TASKER_SHARED_H */
