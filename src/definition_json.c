@@ -19,7 +19,8 @@
 
 #define MAX_SHOWN		80		/* bytes of a value in a message */
 #define MAX_SHOWN_NAME	63
-#define MAX_DAYS		3650	/* more would not be a plan, and overflow dates */
+#define MAX_DAYS		3650	/* more would not be a plan, and overflow
+								 * dates */
 
 static void
 append_place(StringInfo buf, const JsonPlace *place)
@@ -254,7 +255,7 @@ json_fields(const JsonPlace *place, const JsonbValue *value, const char *what,
 		(void) JsonbIteratorNext(&iterator, &fields[field], true);
 		if (fields[field].type == jbvNull)
 		{
-			JsonPlace	here = {.parent = place, .key = keys[field]};
+			JsonPlace	here = {.parent = place,.key = keys[field]};
 
 			ereport(ERROR,
 					(errcode(ERRCODE_TASKER_BAD_TYPE),

@@ -158,7 +158,7 @@ read_delays(const JsonPlace *place, const JsonbValue *value, StepPolicy *policy)
 	policy->delays = palloc(n * sizeof(Interval));
 	for (int i = 0; i < n; i++)
 	{
-		JsonPlace	here = {.parent = place, .index = i};
+		JsonPlace	here = {.parent = place,.index = i};
 
 		policy->delays[i] = json_interval(&here, &elements[i], true);
 	}
@@ -171,7 +171,7 @@ check_retry_keys(const JsonPlace *place, const JsonbValue *fields, BackoffKind k
 	for (int i = 0; i < RETRY_KEYS; i++)
 		if (given(&fields[i]) && !(kind_keys[kind] & 1 << i))
 		{
-			JsonPlace	here = {.parent = place, .key = retry_keys[i]};
+			JsonPlace	here = {.parent = place,.key = retry_keys[i]};
 
 			ereport(ERROR,
 					(errcode(ERRCODE_TASKER_BAD_RETRY),
@@ -222,7 +222,10 @@ read_retry(const JsonPlace *place, const JsonbValue *value, StepPolicy *policy)
 
 	json_fields(place, value, "retry", "{\"max_attempts\": 5}", retry_keys, RETRY_KEYS, fields);
 	for (int i = 0; i < RETRY_KEYS; i++)
-		here[i] = (JsonPlace) {.parent = place,.key = retry_keys[i]};
+		here[i] = (JsonPlace)
+	{
+		.parent = place,.key = retry_keys[i]
+	};
 
 	if (given(&fields[RETRY_BACKOFF]))
 		policy->backoff = read_kind(&here[RETRY_BACKOFF], &fields[RETRY_BACKOFF]);
@@ -253,7 +256,10 @@ read_policy(const JsonPlace *place, const JsonbValue *fields, StepPolicy *policy
 	JsonPlace	here[POLICY_KEYS];
 
 	for (int i = 0; i < POLICY_KEYS; i++)
-		here[i] = (JsonPlace) {.parent = place,.key = step_keys[STEP_POLICY + i]};
+		here[i] = (JsonPlace)
+	{
+		.parent = place,.key = step_keys[STEP_POLICY + i]
+	};
 
 	if (given(&fields[POLICY_RETRY]))
 		read_retry(&here[POLICY_RETRY], &fields[POLICY_RETRY], policy);
@@ -292,7 +298,7 @@ peek_name(JsonPlace *place, const JsonbValue *value)
 static void
 read_step_name(const JsonPlace *place, const JsonbValue *field, StepDefinition *step)
 {
-	JsonPlace	here = {.parent = place, .key = step_keys[STEP_NAME]};
+	JsonPlace	here = {.parent = place,.key = step_keys[STEP_NAME]};
 
 	if (!given(field))
 		ereport(ERROR,
@@ -323,7 +329,7 @@ read_handler(const JsonPlace *place, const JsonbValue *fields, const char *defau
 	for (int i = 0; i < lengthof(kinds); i++)
 	{
 		const JsonbValue *field = &fields[kinds[i].key];
-		JsonPlace	here = {.parent = place, .key = step_keys[kinds[i].key]};
+		JsonPlace	here = {.parent = place,.key = step_keys[kinds[i].key]};
 
 		if (!given(field))
 			continue;
@@ -362,14 +368,14 @@ read_step(JsonPlace *place, const JsonbValue *value, const char *default_queue,
 	read_step_name(place, &fields[STEP_NAME], step);
 	if (given(&fields[STEP_DESCRIPTION]))
 	{
-		JsonPlace	here = {.parent = place, .key = step_keys[STEP_DESCRIPTION]};
+		JsonPlace	here = {.parent = place,.key = step_keys[STEP_DESCRIPTION]};
 
 		step->description = json_string(&here, &fields[STEP_DESCRIPTION]);
 	}
 	read_handler(place, fields, default_queue, step);
 	if (given(&fields[STEP_DEPENDS_ON]))
 	{
-		JsonPlace	here = {.parent = place, .key = step_keys[STEP_DEPENDS_ON]};
+		JsonPlace	here = {.parent = place,.key = step_keys[STEP_DEPENDS_ON]};
 
 		step->depends = json_array(&here, &fields[STEP_DEPENDS_ON], "[\"validate\"]", &step->ndepends);
 	}
@@ -416,7 +422,7 @@ read_steps(Definition *definition, const JsonbValue *field, const StepPolicy *de
 	for (int i = 0; i < definition->nsteps; i++)
 	{
 		StepDefinition *step = &definition->steps[i];
-		JsonPlace	here = {.parent = &place, .index = i};
+		JsonPlace	here = {.parent = &place,.index = i};
 
 		CHECK_FOR_INTERRUPTS();
 		step->policy = *defaults;
@@ -462,7 +468,7 @@ definition_parse(Jsonb *document)
 		json_fields(&here, &fields[DEF_DEFAULTS], "defaults", "{\"queue\": \"mail\"}", default_keys, DEFAULT_KEYS, values);
 		if (given(&values[DEFAULT_QUEUE]))
 		{
-			JsonPlace	queue = {.parent = &here, .key = default_keys[DEFAULT_QUEUE]};
+			JsonPlace	queue = {.parent = &here,.key = default_keys[DEFAULT_QUEUE]};
 
 			default_queue = json_name(&queue, &values[DEFAULT_QUEUE], "queue");
 		}
