@@ -1,7 +1,7 @@
 /*
  * definition.c
  *	  define_task, set_default_version and drop_named_task: versions of
- *	  workflows, who may change them, and how they are stored.
+ *	  workflows, and who may change them.
  *
  * A name belongs to the role that defined its first version. What changes the
  * versions of a name does so one after the other, under a lock on the name;
@@ -49,74 +49,9 @@ static TaskerQuery find_name_owner = {
 	.columns = {OIDOID, NAMEOID},
 };
 
-static TaskerQuery find_namespace = {
-	.sql = "SELECT namespace_id FROM tasker.task_namespaces WHERE name = $1",
-	.args = {TEXTOID},
-	.columns = {INT4OID},
-};
-
-static TaskerQuery add_namespace = {
-	.sql = "INSERT INTO tasker.task_namespaces (name) VALUES ($1) ON CONFLICT DO NOTHING",
-	.args = {TEXTOID},
-};
-
-static TaskerQuery clear_default = {
-	.sql = "UPDATE tasker.named_tasks SET is_default = false "
-	"WHERE namespace_id = $1 AND name = $2 AND is_default",
-	.args = {INT4OID, TEXTOID},
-};
-
 static TaskerQuery make_default = {
 	.sql = "UPDATE tasker.named_tasks SET is_default = true WHERE named_task_id = $1",
 	.args = {INT4OID},
-};
-
-static TaskerQuery add_version = {
-	.sql = "INSERT INTO tasker.named_tasks (namespace_id, name, version, description, definition, "
-	"is_default, step_count, edge_count, runs_in_database, owner) "
-	"VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) "
-	"ON CONFLICT (namespace_id, name, version) DO NOTHING RETURNING named_task_id",
-	.args = {INT4OID, TEXTOID, TEXTOID, TEXTOID, JSONBOID,
-	BOOLOID, INT4OID, INT4OID, BOOLOID, INT4OID},
-	.columns = {INT4OID},
-};
-
-/* In the order of the names, so that two transactions do not deadlock. */
-static TaskerQuery add_queues = {
-	.sql = "INSERT INTO tasker.queues (name) "
-	"SELECT DISTINCT q.name FROM pg_catalog.unnest($1) AS q (name) "
-	"WHERE NOT EXISTS (SELECT FROM tasker.queues x WHERE x.name = q.name) "
-	"ORDER BY q.name ON CONFLICT DO NOTHING",
-	.args = {TEXTARRAYOID},
-};
-
-/* Arrays in the order of the numbers; delays are slices of one array. */
-static TaskerQuery add_steps = {
-	.sql = "INSERT INTO tasker.named_steps (named_task_id, step_no, name, description, handler_kind, "
-	"handler, queue_id, parents, retryable, max_attempts, backoff, backoff_base, backoff_factor, "
-	"backoff_cap, backoff_jitter, backoff_delays, timeout, lease, priority) "
-	"SELECT $1, s.no::int, s.name, s.description, s.kind, s.handler, q.queue_id, s.parents, s.retryable, "
-	"s.max_attempts, s.backoff, s.base, s.factor, s.cap, s.jitter, "
-	"CASE WHEN s.last >= s.first THEN $17[s.first:s.last] END, s.timeout, s.lease, s.priority "
-	"FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4), "
-	"pg_catalog.unnest($5), pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8), "
-	"pg_catalog.unnest($9), pg_catalog.unnest($10), pg_catalog.unnest($11), pg_catalog.unnest($12), "
-	"pg_catalog.unnest($13), pg_catalog.unnest($14), pg_catalog.unnest($15), pg_catalog.unnest($16), "
-	"pg_catalog.unnest($18), pg_catalog.unnest($19)) WITH ORDINALITY "
-	"AS s (name, description, kind, handler, parents, retryable, max_attempts, backoff, base, factor, "
-	"cap, jitter, first, last, timeout, lease, priority, no) "
-	"LEFT JOIN tasker.queues q ON s.kind = 'queue' AND q.name = s.handler",
-	.args = {INT4OID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT4ARRAYOID,
-		BOOLARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INTERVALARRAYOID, FLOAT8ARRAYOID,
-		INTERVALARRAYOID, FLOAT8ARRAYOID, INT4ARRAYOID, INT4ARRAYOID, INTERVALARRAYOID,
-	INTERVALARRAYOID, INTERVALARRAYOID, INT4ARRAYOID},
-};
-
-static TaskerQuery add_edges = {
-	.sql = "INSERT INTO tasker.named_step_edges (named_task_id, from_step_no, to_step_no) "
-	"SELECT $1, e.from_step_no, e.to_step_no "
-	"FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3)) AS e (from_step_no, to_step_no)",
-	.args = {INT4OID, INT4ARRAYOID, INT4ARRAYOID},
 };
 
 static TaskerQuery has_tasks = {
@@ -171,7 +106,7 @@ version_arguments(FunctionCallInfo fcinfo, int name, int version, int namespace)
 {
 	VersionName result;
 
-	result.name = name_argument(fcinfo, name, "name", "workflow");
+	result.name = name_argument(fcinfo, name, "name", "named task");
 	result.version = name_argument(fcinfo, version, "version", "version");
 	result.namespace = name_argument(fcinfo, namespace, "namespace", "namespace");
 	result.values[0] = CStringGetTextDatum(result.namespace);
@@ -190,7 +125,7 @@ check_submitter(void)
 	if (access_level(caller) < ACCESS_SUBMITTER)
 		ereport(ERROR,
 				(errcode(ERRCODE_TASKER_ACCESS),
-				 errmsg("permission denied to define workflows"),
+				 errmsg("permission denied to define named tasks"),
 				 errdetail("Role \"%s\" does not have level submitter.", GetUserNameFromId(caller, false)),
 				 errhint("An administrator can run SELECT tasker.grant_access('%s', 'submitter').",
 						 GetUserNameFromId(caller, false))));
@@ -216,7 +151,10 @@ check_name_owner(VersionName *v)
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_TASKER_ACCESS),
-			 errmsg("permission denied for workflow \"%s\"", clipped_name(v->name)),
+			 errmsg("permission denied for named task \"%s\"", clipped_name(v->name)),
+			 current == NULL || strcmp(current, recorded) != 0 ?
+			 errdetail("Its name in namespace \"%s\" belongs to role \"%s\" (oid %u), which does not exist any more.",
+					   clipped_name(v->namespace), recorded, role) :
 			 errdetail("Its name in namespace \"%s\" belongs to role \"%s\", of which role \"%s\" is not a member.",
 					   clipped_name(v->namespace), recorded, GetUserNameFromId(caller, false)),
 			 errhint("Choose another name or namespace, or have its owner or an administrator do this.")));
@@ -249,11 +187,12 @@ lock_named_task(int named_task_id, LOCKMODE mode)
 /* ------------------------------------------------------------ storing */
 
 /*
- * The id of the version if it is there with this definition, or 0; one with
- * another definition is refused. Inside a section.
+ * The id of the version if it is there with this definition, or 0. One with
+ * another definition is refused, but only under the lock on the name: it may
+ * be about to be dropped. Inside a section.
  */
 static int
-find_same(VersionName *v, Datum document)
+find_same(VersionName *v, Datum document, bool locked)
 {
 	Datum		values[2] = {0, document};
 
@@ -264,170 +203,15 @@ find_same(VersionName *v, Datum document)
 	if (tasker_run(&same_definition, values, NULL) == 1 &&
 		DatumGetBool(tasker_value_notnull(0, 1)))
 		return DatumGetInt32(values[0]);
+	if (!locked)
+		return 0;
 	ereport(ERROR,
 			(errcode(ERRCODE_TASKER_VERSION_EXISTS),
-			 errmsg("version \"%s\" of workflow \"%s\" exists with another definition",
+			 errmsg("version \"%s\" of named task \"%s\" exists with another definition",
 					clipped_name(v->version), clipped_name(v->name)),
 			 errdetail("A definition does not change: tasks of namespace \"%s\" may be running by it.",
 					   clipped_name(v->namespace)),
 			 errhint("Give the new definition another version.")));
-}
-
-static int
-namespace_id_for(VersionName *v)
-{
-	for (;;)
-	{
-		if (tasker_run(&find_namespace, v->values, NULL) == 1)
-			return DatumGetInt32(tasker_value_notnull(0, 1));
-		tasker_run(&add_namespace, v->values, NULL);
-	}
-}
-
-/* 0 if the version came into being meanwhile */
-static int
-store_version(VersionName *v, const Definition *definition, Datum document, bool is_default)
-{
-	Datum		values[10];
-	char		nulls[11] = "          ";
-
-	values[0] = Int32GetDatum(namespace_id_for(v));
-	values[1] = v->values[1];
-	values[2] = v->values[2];
-	values[3] = (Datum) 0;
-	if (definition->description != NULL)
-		values[3] = CStringGetTextDatum(definition->description);
-	else
-		nulls[3] = 'n';
-	values[4] = document;
-	values[5] = BoolGetDatum(is_default);
-	values[6] = Int32GetDatum(definition->nsteps);
-	values[7] = Int32GetDatum(definition->nedges);
-	values[8] = BoolGetDatum(definition->runs_in_database);
-	values[9] = Int32GetDatum(owner_id_for(tasker_caller()));
-
-	if (is_default)
-		tasker_run(&clear_default, values, NULL);
-	if (tasker_run(&add_version, values, nulls) == 0)
-		return 0;
-	return DatumGetInt32(tasker_value_notnull(0, 1));
-}
-
-static void
-store_queues(const Definition *definition)
-{
-	DatumList	names;
-	Datum		values[1];
-
-	datum_list_init(&names, TEXTOID);
-	for (int i = 0; i < definition->nsteps; i++)
-		if (definition->steps[i].kind == HANDLER_QUEUE)
-			datum_list_add(&names, CStringGetTextDatum(definition->steps[i].handler));
-	if (names.length == 0)
-		return;
-	values[0] = datum_list_array(&names);
-	tasker_run(&add_queues, values, NULL);
-}
-
-/* The parameters of add_steps, counted from 0. */
-enum
-{
-	P_ID, P_NAME, P_DESCRIPTION, P_KIND, P_HANDLER, P_PARENTS, P_RETRYABLE, P_MAX_ATTEMPTS,
-	P_BACKOFF, P_BASE, P_FACTOR, P_CAP, P_JITTER, P_FIRST, P_LAST, P_TIMEOUT, P_DELAYS,
-	P_LEASE, P_PRIORITY, PARAMETERS
-};
-
-static const Oid element_types[PARAMETERS] = {
-	[P_NAME] = TEXTOID,[P_DESCRIPTION] = TEXTOID,[P_KIND] = TEXTOID,[P_HANDLER] = TEXTOID,
-	[P_PARENTS] = INT4OID,[P_RETRYABLE] = BOOLOID,[P_MAX_ATTEMPTS] = INT4OID,
-	[P_BACKOFF] = TEXTOID,[P_BASE] = INTERVALOID,[P_FACTOR] = FLOAT8OID,[P_CAP] = INTERVALOID,
-	[P_JITTER] = FLOAT8OID,[P_FIRST] = INT4OID,[P_LAST] = INT4OID,[P_TIMEOUT] = INTERVALOID,
-	[P_DELAYS] = INTERVALOID,[P_LEASE] = INTERVALOID,[P_PRIORITY] = INT4OID,
-};
-
-static void
-list_text(DatumList *list, const char *text)
-{
-	if (text == NULL)
-		datum_list_add_null(list);
-	else
-		datum_list_add(list, CStringGetTextDatum(text));
-}
-
-static void
-list_step(DatumList *lists, const StepDefinition *step)
-{
-	static const char *const kinds[] = {
-		[HANDLER_FUNCTION] = "function",[HANDLER_SQL] = "sql",[HANDLER_QUEUE] = "queue",
-	};
-	const StepPolicy *policy = &step->policy;
-
-	list_text(&lists[P_NAME], step->name);
-	list_text(&lists[P_DESCRIPTION], step->description);
-	list_text(&lists[P_KIND], kinds[step->kind]);
-	list_text(&lists[P_HANDLER], step->handler);
-	datum_list_add(&lists[P_PARENTS], Int32GetDatum(step->ndepends));
-	datum_list_add(&lists[P_RETRYABLE], BoolGetDatum(policy->retryable));
-	datum_list_add(&lists[P_MAX_ATTEMPTS], Int32GetDatum(policy->max_attempts));
-	list_text(&lists[P_BACKOFF], backoff_kind_name(policy->backoff));
-	datum_list_add(&lists[P_BASE], IntervalPGetDatum(&policy->base));
-	datum_list_add(&lists[P_FACTOR], Float8GetDatum(policy->factor));
-	datum_list_add(&lists[P_CAP], IntervalPGetDatum(&policy->cap));
-	datum_list_add(&lists[P_JITTER], Float8GetDatum(policy->jitter));
-	datum_list_add(&lists[P_FIRST], Int32GetDatum(lists[P_DELAYS].length + 1));
-	for (int i = 0; i < policy->ndelays; i++)
-		datum_list_add(&lists[P_DELAYS], IntervalPGetDatum(&policy->delays[i]));
-	datum_list_add(&lists[P_LAST], Int32GetDatum(lists[P_DELAYS].length));
-	if (policy->has_timeout)
-		datum_list_add(&lists[P_TIMEOUT], IntervalPGetDatum(&policy->timeout));
-	else
-		datum_list_add_null(&lists[P_TIMEOUT]);
-	datum_list_add(&lists[P_LEASE], IntervalPGetDatum(&policy->lease));
-	datum_list_add(&lists[P_PRIORITY], Int32GetDatum(policy->priority));
-}
-
-static void
-store_steps(int named_task_id, const Definition *definition)
-{
-	DatumList	lists[PARAMETERS];
-	Datum		values[PARAMETERS];
-
-	for (int i = P_ID + 1; i < PARAMETERS; i++)
-		datum_list_init(&lists[i], element_types[i]);
-	for (int i = 0; i < definition->nsteps; i++)
-	{
-		CHECK_FOR_INTERRUPTS();
-		list_step(lists, &definition->steps[definition->order[i]]);
-	}
-	values[P_ID] = Int32GetDatum(named_task_id);
-	for (int i = P_ID + 1; i < PARAMETERS; i++)
-		values[i] = datum_list_array(&lists[i]);
-	tasker_run(&add_steps, values, NULL);
-}
-
-static void
-store_edges(int named_task_id, const Definition *definition)
-{
-	DatumList	from;
-	DatumList	to;
-	Datum		values[3];
-
-	datum_list_init(&from, INT4OID);
-	datum_list_init(&to, INT4OID);
-	for (int i = 0; i < definition->nsteps; i++)
-	{
-		const StepDefinition *step = &definition->steps[definition->order[i]];
-
-		for (int p = 0; p < step->ndepends; p++)
-		{
-			datum_list_add(&from, Int32GetDatum(definition->steps[step->parents[p]].step_no));
-			datum_list_add(&to, Int32GetDatum(step->step_no));
-		}
-	}
-	values[0] = Int32GetDatum(named_task_id);
-	values[1] = datum_list_array(&from);
-	values[2] = datum_list_array(&to);
-	tasker_run(&add_edges, values, NULL);
 }
 
 /* The id of the version, which is stored unless it is there already. */
@@ -439,15 +223,11 @@ store(VersionName *v, const Definition *definition, Datum document, bool is_defa
 
 	tasker_enter(&section);
 	lock_name(v);
-	while ((id = find_same(v, document)) == 0)
+	while ((id = find_same(v, document, true)) == 0)
 	{
-		id = store_version(v, definition, document, is_default);
-		if (id == 0)
-			continue;
-		store_queues(definition);
-		store_steps(id, definition);
-		store_edges(id, definition);
-		break;
+		id = definition_store(v->values, definition, document, is_default);
+		if (id != 0)
+			break;
 	}
 	tasker_leave(&section);
 	return id;
@@ -504,7 +284,7 @@ tasker_define_task(PG_FUNCTION_ARGS)
 	document = PG_GETARG_JSONB_P(1);
 
 	tasker_enter(&section);
-	id = find_same(&v, JsonbPGetDatum(document));
+	id = find_same(&v, JsonbPGetDatum(document), false);
 	tasker_leave(&section);
 	if (id != 0)
 		PG_RETURN_INT32(id);
@@ -529,10 +309,10 @@ find_for_change(VersionName *v)
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_TASKER_UNKNOWN_NAMED_TASK),
-			 errmsg("version \"%s\" of workflow \"%s\" does not exist",
+			 errmsg("version \"%s\" of named task \"%s\" does not exist",
 					clipped_name(v->version), clipped_name(v->name)),
 			 errdetail("There is none in namespace \"%s\".", clipped_name(v->namespace)),
-			 errhint("tasker.named_tasks lists the versions of every workflow.")));
+			 errhint("tasker.named_tasks lists the versions of every named task.")));
 }
 
 /* set_default_version(name text, version text, namespace text) */
@@ -541,7 +321,6 @@ tasker_set_default_version(PG_FUNCTION_ARGS)
 {
 	VersionName v = version_arguments(fcinfo, 0, 1, 2);
 	TaskerSection section;
-	Datum		values[2];
 	Datum		id;
 
 	check_submitter();
@@ -550,9 +329,7 @@ tasker_set_default_version(PG_FUNCTION_ARGS)
 	if (!DatumGetBool(tasker_value_notnull(0, 2)))
 	{
 		id = tasker_value_notnull(0, 1);
-		values[0] = tasker_value_notnull(0, 3);
-		values[1] = v.values[1];
-		tasker_run(&clear_default, values, NULL);
+		clear_default_version(DatumGetInt32(tasker_value_notnull(0, 3)), v.values[1]);
 		tasker_run(&make_default, &id, NULL);
 	}
 	tasker_leave(&section);
@@ -564,7 +341,7 @@ refuse_drop(VersionName *v, const char *detail, const char *hint)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_TASKER_IN_USE),
-			 errmsg("version \"%s\" of workflow \"%s\" can not be dropped",
+			 errmsg("version \"%s\" of named task \"%s\" can not be dropped",
 					clipped_name(v->version), clipped_name(v->name)),
 			 errdetail("%s", detail),
 			 errhint("%s", hint)));

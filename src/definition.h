@@ -3,11 +3,12 @@
  *	  How a definition gets from JSON into named_tasks, named_steps and
  *	  named_step_edges.
  *
- *	  definition.c			the SQL functions; stores what the others made
+ *	  definition.c			the SQL functions
  *	  definition_json.c		reads JSON with types, limits and places
  *	  definition_parse.c	keys, defaults, policies: JSON to Definition
  *	  definition_graph.c	names to numbers, topological order, cycles
  *	  definition_check.c	handlers: the function exists, the SQL is sound
+ *	  definition_store.c	Definition to tables
  *	  definition_guard.c	triggers that keep stored definitions as they are
  *
  * What parse, graph and check make lives in the memory context they are
@@ -56,9 +57,9 @@ extern const char *clipped_name(const char *name);
 extern void check_name(const char *name, int length, const char *what, const JsonPlace *place);
 
 extern void json_fields(const JsonPlace *place, const JsonbValue *value, const char *what,
-						const char *const *keys, int nkeys, JsonbValue *fields);
+						const char *example, const char *const *keys, int nkeys, JsonbValue *fields);
 extern JsonbValue *json_array(const JsonPlace *place, const JsonbValue *value,
-							  const char *what, int *length);
+							  const char *example, int *length);
 extern char *json_string(const JsonPlace *place, const JsonbValue *value);
 extern char *json_name(const JsonPlace *place, const JsonbValue *value, const char *what);
 extern bool json_bool(const JsonPlace *place, const JsonbValue *value);
@@ -98,7 +99,8 @@ typedef struct StepDefinition
 	const char *name;
 	const char *description;	/* or NULL */
 	HandlerKind kind;
-	const char *handler;		/* a function's is replaced by its qualified name */
+	const char *handler;		/* a function's is replaced by its qualified
+								 * name */
 	StepPolicy	policy;
 	int			ndepends;
 	JsonbValue *depends;		/* as written */
@@ -120,6 +122,9 @@ extern Definition *definition_parse(Jsonb *document);
 extern const char *backoff_kind_name(BackoffKind kind);
 extern void definition_sort(Definition *definition);
 extern void definition_check_handlers(Definition *definition);
+extern int	definition_store(const Datum *name, const Definition *definition, Datum document,
+							 bool is_default);
+extern void clear_default_version(int namespace_id, Datum name);
 
 /* ------------------------------------------------------------ handlers */
 

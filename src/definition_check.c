@@ -32,7 +32,7 @@ find_on_path(const char *name)
 		if (SearchSysCacheExists3(PROCNAMEARGSNSP, CStringGetDatum(name),
 								  PointerGetDatum(buildoidvector(&argument, 1)),
 								  ObjectIdGetDatum(lfirst_oid(cell))))
-			return quote_qualified_identifier(get_namespace_name(lfirst_oid(cell)), name);
+		return quote_qualified_identifier(get_namespace_name(lfirst_oid(cell)), name);
 	return NULL;
 }
 
@@ -131,6 +131,8 @@ check_statement(const JsonPlace *place, CachedPlanSource *source, bool last)
 	if (TupleDescAttr(desc, 0)->atttypid != JSONBOID)
 		refuse_sql(place, psprintf("returns type %s",
 								   format_type_be(TupleDescAttr(desc, 0)->atttypid)),
+				   TupleDescAttr(desc, 0)->atttypid == VOIDOID ?
+				   "Let a statement follow that returns a result or nothing, as in SELECT f($1); SELECT '{}'::jsonb." :
 				   "Return one column of type jsonb, as by SELECT to_jsonb(x), or nothing.");
 }
 
@@ -177,7 +179,7 @@ definition_check_handlers(Definition *definition)
 	for (int i = 0; i < definition->nsteps; i++)
 	{
 		StepDefinition *step = &definition->steps[i];
-		JsonPlace	here = {.parent = &steps, .index = i, .step = step->name};
+		JsonPlace	here = {.parent = &steps,.index = i,.step = step->name};
 		JsonPlace	key = {.parent = &here};
 
 		CHECK_FOR_INTERRUPTS();

@@ -39,7 +39,8 @@ static JsonPlace steps_place = {.key = "steps"};
 static JsonPlace
 step_place(const Definition *definition, int step)
 {
-	return (JsonPlace) {
+	return (JsonPlace)
+	{
 		.parent = &steps_place,.index = step,.step = definition->steps[step].name
 	};
 }
@@ -112,16 +113,16 @@ refuse_parent(const Definition *definition, const JsonPlace *place, int step, co
  * which shows a repetition without a search.
  */
 static void
-resolve_parents(const Definition *definition, names_hash *names, int child, int *last)
+resolve_parents(const Definition *definition, names_hash * names, int child, int *last)
 {
 	StepDefinition *step = &definition->steps[child];
 	JsonPlace	place = step_place(definition, child);
-	JsonPlace	array = {.parent = &place, .key = "depends_on"};
+	JsonPlace	array = {.parent = &place,.key = "depends_on"};
 
 	step->parents = palloc(Max(step->ndepends, 1) * sizeof(int));
 	for (int i = 0; i < step->ndepends; i++)
 	{
-		JsonPlace	here = {.parent = &array, .index = i};
+		JsonPlace	here = {.parent = &array,.index = i};
 		char	   *name = json_name(&here, &step->depends[i], "step");
 		NameEntry  *entry = names_lookup(names, name);
 

@@ -19,7 +19,8 @@
 
 #define MAX_SHOWN		80		/* bytes of a value in a message */
 #define MAX_SHOWN_NAME	63
-#define MAX_DAYS		3650	/* more would not be a plan, and overflow dates */
+#define MAX_DAYS		3650	/* more would not be a plan, and overflow
+								 * dates */
 
 static void
 append_place(StringInfo buf, const JsonPlace *place)
@@ -53,14 +54,14 @@ place_text(const JsonPlace *place)
 	return buf.data;
 }
 
-/* What the value is called in a message. */
+/* What the value is called in a message: "base" or "delays[1]". */
 static const char *
 place_key(const JsonPlace *place)
 {
-	for (; place != NULL; place = place->parent)
-		if (place->key != NULL)
-			return place->key;
-	return "definition";
+	if (place == NULL)
+		return "definition";
+	return place->key != NULL ? place->key :
+		psprintf("%s[%d]", place_key(place->parent), place->index);
 }
 
 static char *
@@ -230,14 +231,14 @@ find_key(const JsonbValue *key, const char *const *keys, int nkeys)
  */
 void
 json_fields(const JsonPlace *place, const JsonbValue *value, const char *what,
-			const char *const *keys, int nkeys, JsonbValue *fields)
+			const char *example, const char *const *keys, int nkeys, JsonbValue *fields)
 {
 	JsonbIterator *iterator;
 	JsonbIteratorToken token;
 	JsonbValue	item;
 
 	if (value->type != jbvBinary || !JsonContainerIsObject(value->val.binary.data))
-		refuse_type(place, value, "an object", "{\"key\": \"value\"}");
+		refuse_type(place, value, "an object", example);
 	for (int i = 0; i < nkeys; i++)
 		fields[i].type = jbvNull;
 
@@ -254,7 +255,7 @@ json_fields(const JsonPlace *place, const JsonbValue *value, const char *what,
 		(void) JsonbIteratorNext(&iterator, &fields[field], true);
 		if (fields[field].type == jbvNull)
 		{
-			JsonPlace	here = {.parent = place, .key = keys[field]};
+			JsonPlace	here = {.parent = place,.key = keys[field]};
 
 			ereport(ERROR,
 					(errcode(ERRCODE_TASKER_BAD_TYPE),
@@ -267,7 +268,7 @@ json_fields(const JsonPlace *place, const JsonbValue *value, const char *what,
 
 /* The elements of an array, whatever they are. */
 JsonbValue *
-json_array(const JsonPlace *place, const JsonbValue *value, const char *what, int *length)
+json_array(const JsonPlace *place, const JsonbValue *value, const char *example, int *length)
 {
 	JsonbIterator *iterator;
 	JsonbIteratorToken token;
@@ -276,7 +277,7 @@ json_array(const JsonPlace *place, const JsonbValue *value, const char *what, in
 	int			n = 0;
 
 	if (value->type != jbvBinary || !JsonContainerIsArray(value->val.binary.data))
-		refuse_type(place, value, "an array", what);
+		refuse_type(place, value, "an array", example);
 	*length = JsonContainerSize(value->val.binary.data);
 	elements = palloc_extended(Max(*length, 1) * sizeof(JsonbValue), MCXT_ALLOC_HUGE);
 

@@ -158,7 +158,7 @@ read_delays(const JsonPlace *place, const JsonbValue *value, StepPolicy *policy)
 	policy->delays = palloc(n * sizeof(Interval));
 	for (int i = 0; i < n; i++)
 	{
-		JsonPlace	here = {.parent = place, .index = i};
+		JsonPlace	here = {.parent = place,.index = i};
 
 		policy->delays[i] = json_interval(&here, &elements[i], true);
 	}
@@ -171,7 +171,7 @@ check_retry_keys(const JsonPlace *place, const JsonbValue *fields, BackoffKind k
 	for (int i = 0; i < RETRY_KEYS; i++)
 		if (given(&fields[i]) && !(kind_keys[kind] & 1 << i))
 		{
-			JsonPlace	here = {.parent = place, .key = retry_keys[i]};
+			JsonPlace	here = {.parent = place,.key = retry_keys[i]};
 
 			ereport(ERROR,
 					(errcode(ERRCODE_TASKER_BAD_RETRY),
@@ -220,9 +220,12 @@ read_retry(const JsonPlace *place, const JsonbValue *value, StepPolicy *policy)
 	JsonbValue	fields[RETRY_KEYS];
 	JsonPlace	here[RETRY_KEYS];
 
-	json_fields(place, value, "retry", retry_keys, RETRY_KEYS, fields);
+	json_fields(place, value, "retry", "{\"max_attempts\": 5}", retry_keys, RETRY_KEYS, fields);
 	for (int i = 0; i < RETRY_KEYS; i++)
-		here[i] = (JsonPlace) {.parent = place,.key = retry_keys[i]};
+		here[i] = (JsonPlace)
+	{
+		.parent = place,.key = retry_keys[i]
+	};
 
 	if (given(&fields[RETRY_BACKOFF]))
 		policy->backoff = read_kind(&here[RETRY_BACKOFF], &fields[RETRY_BACKOFF]);
@@ -253,7 +256,10 @@ read_policy(const JsonPlace *place, const JsonbValue *fields, StepPolicy *policy
 	JsonPlace	here[POLICY_KEYS];
 
 	for (int i = 0; i < POLICY_KEYS; i++)
-		here[i] = (JsonPlace) {.parent = place,.key = step_keys[STEP_POLICY + i]};
+		here[i] = (JsonPlace)
+	{
+		.parent = place,.key = step_keys[STEP_POLICY + i]
+	};
 
 	if (given(&fields[POLICY_RETRY]))
 		read_retry(&here[POLICY_RETRY], &fields[POLICY_RETRY], policy);
@@ -273,10 +279,26 @@ read_policy(const JsonPlace *place, const JsonbValue *fields, StepPolicy *policy
 
 /* ------------------------------------------------------------ steps */
 
+/* Messages about the step name it, also those about its other keys. */
 static void
-read_step_name(JsonPlace *place, const JsonbValue *field, StepDefinition *step)
+peek_name(JsonPlace *place, const JsonbValue *value)
 {
-	JsonPlace	here = {.parent = place, .key = step_keys[STEP_NAME]};
+	JsonbValue	key = {.type = jbvString};
+	JsonbValue *name;
+
+	if (value->type != jbvBinary || !JsonContainerIsObject(value->val.binary.data))
+		return;
+	key.val.string.val = (char *) step_keys[STEP_NAME];
+	key.val.string.len = strlen(step_keys[STEP_NAME]);
+	name = findJsonbValueFromContainer(value->val.binary.data, JB_FOBJECT, &key);
+	if (name != NULL && name->type == jbvString && name->val.string.len > 0)
+		place->step = pnstrdup(name->val.string.val, name->val.string.len);
+}
+
+static void
+read_step_name(const JsonPlace *place, const JsonbValue *field, StepDefinition *step)
+{
+	JsonPlace	here = {.parent = place,.key = step_keys[STEP_NAME]};
 
 	if (!given(field))
 		ereport(ERROR,
@@ -286,7 +308,6 @@ read_step_name(JsonPlace *place, const JsonbValue *field, StepDefinition *step)
 				 errhint("Add \"name\": any text of 1 to %d bytes that no other step has.",
 						 TASKER_MAX_NAME)));
 	step->name = json_name(&here, field, "step");
-	place->step = step->name;
 }
 
 /* Exactly one of function, sql and queue, or the queue of the defaults. */
@@ -308,7 +329,7 @@ read_handler(const JsonPlace *place, const JsonbValue *fields, const char *defau
 	for (int i = 0; i < lengthof(kinds); i++)
 	{
 		const JsonbValue *field = &fields[kinds[i].key];
-		JsonPlace	here = {.parent = place, .key = step_keys[kinds[i].key]};
+		JsonPlace	here = {.parent = place,.key = step_keys[kinds[i].key]};
 
 		if (!given(field))
 			continue;
@@ -341,18 +362,20 @@ read_step(JsonPlace *place, const JsonbValue *value, const char *default_queue,
 {
 	JsonbValue	fields[STEP_KEYS];
 
-	json_fields(place, value, "a step", step_keys, STEP_KEYS, fields);
+	peek_name(place, value);
+	json_fields(place, value, "a step", "{\"name\": \"hello\", \"sql\": \"SELECT $1\"}",
+				step_keys, STEP_KEYS, fields);
 	read_step_name(place, &fields[STEP_NAME], step);
 	if (given(&fields[STEP_DESCRIPTION]))
 	{
-		JsonPlace	here = {.parent = place, .key = step_keys[STEP_DESCRIPTION]};
+		JsonPlace	here = {.parent = place,.key = step_keys[STEP_DESCRIPTION]};
 
 		step->description = json_string(&here, &fields[STEP_DESCRIPTION]);
 	}
 	read_handler(place, fields, default_queue, step);
 	if (given(&fields[STEP_DEPENDS_ON]))
 	{
-		JsonPlace	here = {.parent = place, .key = step_keys[STEP_DEPENDS_ON]};
+		JsonPlace	here = {.parent = place,.key = step_keys[STEP_DEPENDS_ON]};
 
 		step->depends = json_array(&here, &fields[STEP_DEPENDS_ON], "[\"validate\"]", &step->ndepends);
 	}
@@ -399,7 +422,7 @@ read_steps(Definition *definition, const JsonbValue *field, const StepPolicy *de
 	for (int i = 0; i < definition->nsteps; i++)
 	{
 		StepDefinition *step = &definition->steps[i];
-		JsonPlace	here = {.parent = &place, .index = i};
+		JsonPlace	here = {.parent = &place,.index = i};
 
 		CHECK_FOR_INTERRUPTS();
 		step->policy = *defaults;
@@ -428,7 +451,8 @@ definition_parse(Jsonb *document)
 		root.val.binary.data = &document->root;
 		root.val.binary.len = VARSIZE(document) - VARHDRSZ;
 	}
-	json_fields(NULL, &root, "a definition", definition_keys, DEF_KEYS, fields);
+	json_fields(NULL, &root, "a definition", "{\"steps\": [{\"name\": \"hello\", \"sql\": \"SELECT $1\"}]}",
+				definition_keys, DEF_KEYS, fields);
 
 	if (given(&fields[DEF_DESCRIPTION]))
 	{
@@ -441,10 +465,10 @@ definition_parse(Jsonb *document)
 		JsonPlace	here = {.key = definition_keys[DEF_DEFAULTS]};
 		JsonbValue	values[DEFAULT_KEYS];
 
-		json_fields(&here, &fields[DEF_DEFAULTS], "defaults", default_keys, DEFAULT_KEYS, values);
+		json_fields(&here, &fields[DEF_DEFAULTS], "defaults", "{\"queue\": \"mail\"}", default_keys, DEFAULT_KEYS, values);
 		if (given(&values[DEFAULT_QUEUE]))
 		{
-			JsonPlace	queue = {.parent = &here, .key = default_keys[DEFAULT_QUEUE]};
+			JsonPlace	queue = {.parent = &here,.key = default_keys[DEFAULT_QUEUE]};
 
 			default_queue = json_name(&queue, &values[DEFAULT_QUEUE], "queue");
 		}
