@@ -113,7 +113,7 @@ static TaskerQuery write_ends = {
 	"WHERE s.task_id = c.task_id AND s.step_id = c.step_id "
 	"AND s.state = c.from_state AND s.pending_parents = c.pending",
 	.args = {INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT4ARRAYOID,
-		TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, JSONBARRAYOID, JSONBARRAYOID},
+	TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, JSONBARRAYOID, JSONBARRAYOID},
 };
 
 /* A batch under way. All of it lives in one memory context. */
@@ -235,7 +235,8 @@ load_tasks(Batch *batch)
 			task->def = NULL;
 			datum_list_add(&ids, Int64GetDatum(task_id));
 		}
-		batch->wave[i]->task = task;	/* dynahash entries stay where they are */
+		batch->wave[i]->task = task;	/* dynahash entries stay where they
+										 * are */
 	}
 	if (ids.length == 0)
 		return;
@@ -330,7 +331,8 @@ take_steps(Batch *batch, int limit)
 		step = batch_step(batch, DatumGetInt64(tasker_value_notnull(row, 1)),
 						  DatumGetInt32(tasker_value_notnull(row, 2)), &found);
 		if (found)
-			continue;			/* its priority was changed: two hints, one step */
+			continue;			/* its priority was changed: two hints, one
+								 * step */
 		step->step_no = DatumGetInt32(tasker_value_notnull(row, 3));
 		step->attempts = DatumGetInt32(tasker_value_notnull(row, 4));
 		step->from = STEP_ENQUEUED;
@@ -391,8 +393,8 @@ static bool
 is_full(Batch *batch)
 {
 	int			size = batch->runner->mode == BATCH_SINGLE ? 1 :
-		batch->runner->mode == BATCH_PROTECTED ? Min(MAX_PROTECTED, tasker_batch_size) :
-		tasker_batch_size;
+	batch->runner->mode == BATCH_PROTECTED ? Min(MAX_PROTECTED, tasker_batch_size) :
+	tasker_batch_size;
 
 	return batch->nended >= size || elapsed_ms(batch) >= tasker_batch_interval;
 }

@@ -13,7 +13,8 @@
  */
 typedef enum BatchMode
 {
-	BATCH_OPTIMISTIC,			/* no subtransactions; steps run on into their children */
+	BATCH_OPTIMISTIC,			/* no subtransactions; steps run on into their
+								 * children */
 	BATCH_PROTECTED,			/* each handler in a subtransaction of its own */
 	BATCH_SINGLE				/* ... and one step only */
 } BatchMode;
@@ -26,7 +27,8 @@ typedef struct BatchRunner
 	int			claim;			/* how many steps to take at once; adapts */
 	void		(*taken) (bool more);	/* there is work, maybe more than this */
 	void		(*running) (int64 task_id, int step_id);	/* 0 when it is over */
-	bool		(*interrupted) (void);	/* was the error somebody's cancelling the task? */
+	bool		(*interrupted) (void);	/* was the error somebody's cancelling
+										 * the task? */
 	int64		last_task;		/* what ran when an error came out of a batch */
 	int			last_step;
 } BatchRunner;

@@ -38,7 +38,8 @@ typedef struct Request
 	DatumList	keys;			/* empty: without */
 	int			priority;
 	TimestampTz start_at;		/* 0: at once */
-	Datum		common[5];		/* correlation_id, tags, initiator, source_system, reason */
+	Datum		common[5];		/* correlation_id, tags, initiator,
+								 * source_system, reason */
 	bool		common_null[5];
 } Request;
 

@@ -20,12 +20,14 @@ typedef struct StepDef
 	Backoff		backoff;
 
 	/* what handler.c keeps */
-	uint64		checked;		/* the catalogs' generation when it was looked up */
+	uint64		checked;		/* the catalogs' generation when it was looked
+								 * up */
 	FmgrInfo	function;
 	bool		returns_void;
 	SPIPlanPtr	plan;
 
-	double		mean_ms;		/* how long it takes of late; below 0: not run yet */
+	double		mean_ms;		/* how long it takes of late; below 0: not run
+								 * yet */
 } StepDef;
 
 typedef struct TaskDef

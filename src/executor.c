@@ -94,7 +94,7 @@ static void
 blame_step(BatchRunner *runner, ErrorData *error)
 {
 	bool		conflict = error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
-		error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE;
+	error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE;
 
 	if (conflict || runner->last_task == 0)
 		return;					/* somebody else took the step away */

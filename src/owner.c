@@ -16,12 +16,13 @@
 #include "utils/acl.h"
 #include "utils/syscache.h"
 
-static const struct
+typedef struct LevelName
 {
 	const char *name;
 	AccessLevel level;
-}			levels[] =
-{
+} LevelName;
+
+static const LevelName levels[] = {
 	{"viewer", ACCESS_VIEWER},
 	{"worker", ACCESS_WORKER},
 	{"submitter", ACCESS_SUBMITTER},
@@ -137,7 +138,7 @@ acts_for(Oid caller, int owner)
  * The last answers, good for one statement of one role: row-level security
  * asks the same of many rows in a row.
  */
-static struct
+typedef struct Asked
 {
 	TimestampTz statement;
 	Oid			caller;
@@ -145,7 +146,9 @@ static struct
 	bool		answer;
 	int64		task_id;
 	int			task_owner;
-}			asked;
+} Asked;
+
+static Asked asked;
 
 static void
 forget_other_statements(Oid caller)

@@ -22,12 +22,7 @@
  * Settings that a role or a database may have got by ALTER … SET and under
  * which tasker's own statements, or the steps, would not be what they are.
  */
-static const struct
-{
-	const char *name;
-	const char *value;
-}			put_right[] =
-{
+static const TaskerSetting put_right[] = {
 	{"role", "none"},
 	{"default_transaction_read_only", "off"},
 	{"default_transaction_isolation", "read committed"},

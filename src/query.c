@@ -34,12 +34,7 @@ static Oid	section_caller[MAX_SECTIONS];
 static int	sections = 0;
 
 /* What a section pins. The planner's part makes joins follow the ids. */
-static const struct
-{
-	const char *name;
-	const char *value;
-}			pinned[] =
-{
+static const TaskerSetting pinned[] = {
 	{"search_path", "pg_catalog, pg_temp"},
 	{"plan_cache_mode", "force_generic_plan"},
 	{"enable_hashjoin", "off"},

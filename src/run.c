@@ -72,7 +72,8 @@ one_batch(BatchRunner *runner, MemoryContext context)
 
 		commit();
 		batch_succeeded(runner, &result);
-		runner->mode = BATCH_PROTECTED; /* the session is the caller's: no surprises */
+		runner->mode = BATCH_PROTECTED; /* the session is the caller's: no
+										 * surprises */
 		ended = result.taken;
 	}
 	PG_CATCH();
@@ -93,7 +94,7 @@ static void
 check_call(FunctionCallInfo fcinfo)
 {
 	bool		atomic = !(fcinfo->context && IsA(fcinfo->context, CallContext)) ||
-		((CallContext *) fcinfo->context)->atomic;
+	((CallContext *) fcinfo->context)->atomic;
 
 	if (atomic || XactIsoLevel != XACT_READ_COMMITTED)
 		ereport(ERROR,

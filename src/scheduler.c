@@ -104,7 +104,8 @@ take_slot(Oid database)
 	}
 	taken = slot != NULL && slot->pid == 0 && !slot->stop && !slot->connecting;
 	if (slot != NULL && slot->pid == 0 && slot->connecting)
-		slot->database = InvalidOid;	/* the database is gone, or takes no connections */
+		slot->database = InvalidOid;	/* the database is gone, or takes no
+										 * connections */
 	if (taken)
 	{
 		slot->connecting = true;

@@ -26,7 +26,7 @@ static shmem_startup_hook_type previous_shmem_startup_hook = NULL;
 #define MAX_NOTED	16
 
 /* What this transaction has made; cleared at its end. */
-static struct
+typedef struct Noted
 {
 	int			lanes[MAX_NOTED];
 	int			nlanes;
@@ -36,7 +36,9 @@ static struct
 	bool		scheduler;
 	bool		launcher;
 	TimestampTz due;
-}			noted;
+} Noted;
+
+static Noted noted;
 
 static void
 attach(void)

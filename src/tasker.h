@@ -37,6 +37,13 @@ typedef struct TaskerQuery
 	SPIPlanPtr	plan;
 } TaskerQuery;
 
+/* A setting and what tasker wants it to be. */
+typedef struct TaskerSetting
+{
+	const char *name;
+	const char *value;
+} TaskerSetting;
+
 /* What tasker_enter has to put back. */
 typedef struct TaskerSection
 {

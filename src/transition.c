@@ -291,7 +291,7 @@ check_step_transition(int64 task_id, int step_id, StepState from, StepState to, 
 {
 	int			pending = DatumGetInt32(column(pairs->new_slot, STEPS_PENDING_PARENTS));
 	bool		needs_parents = from == STEP_PENDING &&
-		(to == STEP_ENQUEUED || to == STEP_WAITING || to == STEP_COMPLETE);
+	(to == STEP_ENQUEUED || to == STEP_WAITING || to == STEP_COMPLETE);
 
 	if (!step_transition_legal(from, to) ||
 		(from == STEP_PENDING && to == STEP_COMPLETE && !tasker_inside()))
