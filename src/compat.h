@@ -29,11 +29,12 @@
 #define MarkGUCPrefixReserved(prefix) EmitWarningsOnPlaceholders(prefix)
 #endif
 
-/* 15 introduced the common opening of a set-returning function. */
-#if PG_VERSION_NUM >= 160000
-#define tasker_begin_srf(fcinfo) InitMaterializedSRF(fcinfo, 0)
-#elif PG_VERSION_NUM >= 150000
-#define tasker_begin_srf(fcinfo) SetSingleFuncCall(fcinfo, 0)
+/*
+ * 15 introduced the common opening of a set-returning function. The rows are
+ * what the caller expects, be they of one column or of many.
+ */
+#if PG_VERSION_NUM >= 150000
+#define tasker_begin_srf(fcinfo) InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC)
 #else
 extern void tasker_begin_srf(FunctionCallInfo fcinfo);
 #endif

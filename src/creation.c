@@ -3,7 +3,7 @@
  *	  create_task and create_tasks: tasks with their steps and edges, in the
  *	  caller's transaction, a handful of statements for however many.
  */
-#include "engine.h"
+#include "definition.h"
 
 #include "access/htup_details.h"
 #include "catalog/namespace.h"
@@ -204,10 +204,14 @@ look_up_template(Request *request)
 	Template	result;
 	Datum		values[3] = {PointerGetDatum(request->namespace), PointerGetDatum(request->name),
 	PointerGetDatum(request->version)};
+	const char *nulls = request->version == NULL ? "  n" : NULL;
 	NameData	definer_name;
 	Oid			definer;
 
-	if (tasker_run(&find_template, values, request->version == NULL ? "  n" : NULL) == 0)
+	/* found, locked against being dropped, and found again */
+	if (tasker_run(&find_template, values, nulls) == 1)
+		lock_named_task(DatumGetInt32(tasker_value_notnull(0, 1)), AccessShareLock);
+	if (tasker_run(&find_template, values, nulls) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_TASKER_UNKNOWN_NAMED_TASK),
 				 errmsg("named task \"%s\" does not exist", text_to_cstring(request->name)),

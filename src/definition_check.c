@@ -128,11 +128,10 @@ check_statement(const JsonPlace *place, CachedPlanSource *source, bool last)
 	if (desc->natts != 1)
 		refuse_sql(place, psprintf("returns %d columns", desc->natts),
 				   "Return one column of type jsonb, as by SELECT jsonb_build_object('total', t.total) FROM ..., or nothing.");
-	if (TupleDescAttr(desc, 0)->atttypid != JSONBOID)
+	if (TupleDescAttr(desc, 0)->atttypid != JSONBOID &&
+		TupleDescAttr(desc, 0)->atttypid != VOIDOID)
 		refuse_sql(place, psprintf("returns type %s",
 								   format_type_be(TupleDescAttr(desc, 0)->atttypid)),
-				   TupleDescAttr(desc, 0)->atttypid == VOIDOID ?
-				   "Let a statement follow that returns a result or nothing, as in SELECT f($1); SELECT '{}'::jsonb." :
 				   "Return one column of type jsonb, as by SELECT to_jsonb(x), or nothing.");
 }
 

@@ -132,7 +132,7 @@ call_function(StepDef *step, Jsonb *input, MemoryContext result_context)
 
 /* The one value that a statement gave, if it gave one. */
 static Jsonb *
-statement_result(StepDef *step, int rc, MemoryContext result_context)
+statement_result(StepDef *step, MemoryContext result_context)
 {
 	bool		isnull;
 	Datum		value;
@@ -140,6 +140,8 @@ statement_result(StepDef *step, int rc, MemoryContext result_context)
 	MemoryContext old_context;
 
 	if (SPI_tuptable == NULL || SPI_tuptable->tupdesc == NULL || SPI_processed == 0)
+		return NULL;
+	if (SPI_tuptable->tupdesc->natts == 1 && SPI_gettypeid(SPI_tuptable->tupdesc, 1) == VOIDOID)
 		return NULL;
 	if (SPI_processed > 1 || SPI_tuptable->tupdesc->natts != 1 ||
 		SPI_gettypeid(SPI_tuptable->tupdesc, 1) != JSONBOID)
@@ -189,7 +191,7 @@ call_statement(StepDef *step, Jsonb *input, MemoryContext result_context)
 				 errmsg("could not run the statement of step \"%s\"", step->name),
 				 errdetail("%s", SPI_result_code_string(rc)),
 				 errhint("COPY and transaction control can not be a step.")));
-	result = statement_result(step, rc, result_context);
+	result = statement_result(step, result_context);
 	SPI_finish();
 	return result;
 }

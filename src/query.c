@@ -6,8 +6,9 @@
  * Every statement of tasker runs inside a section: tasker_enter … tasker_leave.
  * A section pins search_path, so that operators and functions written without
  * a schema are pg_catalog's whatever the session has set, and the planner's
- * settings, so that a kept plan is the one that was meant: index probes driven
- * by the ids that a call was given, whatever the statistics say today.
+ * settings, so that a kept plan is the one that was meant, whatever the
+ * statistics said on the day: joins in the order in which they are written,
+ * by index probes driven by the ids that a call was given.
  *
  * An error leaves a section by the abort of its transaction or
  * subtransaction, which puts back the user and the settings.
@@ -41,6 +42,9 @@ static const TaskerSetting pinned[] = {
 	{"enable_mergejoin", "off"},
 	{"enable_material", "off"},
 	{"enable_seqscan", "off"},
+	{"enable_bitmapscan", "off"},
+	{"enable_sort", "off"},
+	{"join_collapse_limit", "1"},
 	{"jit", "off"},
 };
 
