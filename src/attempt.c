@@ -218,9 +218,9 @@ call_protected(BatchStep *step, BatchRunner *runner, MemoryContext context)
 
 /* A mean that follows changes: the last few runs count most. */
 static void
-note_duration(StepDef *def, double ms)
+note_duration(Handler *handler, double ms)
 {
-	def->mean_ms = def->mean_ms < 0 ? ms : def->mean_ms * 0.75 + ms * 0.25;
+	handler->mean_ms = handler->mean_ms < 0 ? ms : (handler->mean_ms + ms) / 2;
 }
 
 /*
@@ -248,7 +248,7 @@ run_attempt(BatchStep *step, BatchRunner *runner, MemoryContext context)
 	if (runner->running != NULL)
 		runner->running(0, 0);
 	ended = GetCurrentTimestamp();
-	note_duration(step->def, (double) (ended - begun) / 1000.0);
+	note_duration(step->def->handler, (double) (ended - begun) / 1000.0);
 	if (step->ended_at == 0)
 		step->ended_at = tasker_now();
 }

@@ -386,7 +386,7 @@ elapsed_ms(Batch *batch)
 static bool
 may_be_slow(const BatchStep *step)
 {
-	return step->def->mean_ms < 0 || step->def->mean_ms >= SLOW_MS;
+	return step->def->handler->mean_ms < 0 || step->def->handler->mean_ms >= SLOW_MS;
 }
 
 static bool

@@ -10,6 +10,7 @@
 
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
+#include "common/hashfn.h"
 #include "utils/array.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
@@ -32,6 +33,7 @@ static TaskerQuery load_steps = {
 };
 
 static HTAB *cache = NULL;
+static HTAB *handlers = NULL;
 static MemoryContext cache_context = NULL;
 static Oid	cache_extension = InvalidOid;
 
@@ -49,6 +51,7 @@ definition_cache_check(void)
 		MemoryContextDelete(cache_context);
 		cache_context = NULL;
 		cache = NULL;
+		handlers = NULL;
 	}
 	cache_extension = extension;
 	return OidIsValid(extension);
@@ -67,6 +70,9 @@ definition_cache_context(void)
 	ctl.entrysize = sizeof(TaskDef);
 	ctl.hcxt = cache_context;
 	cache = hash_create("tasker definitions", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	ctl.keysize = sizeof(uint32);
+	ctl.entrysize = sizeof(Handler);
+	handlers = hash_create("tasker handlers", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	return cache_context;
 }
 
@@ -112,6 +118,31 @@ handler_kind(const char *name)
 		strcmp(name, "sql") == 0 ? HANDLER_SQL : HANDLER_QUEUE;
 }
 
+/* The entry of a handler, whose text is in the cache's memory context. */
+static Handler *
+find_handler(HandlerKind kind, char *text)
+{
+	uint32		hash = DatumGetUInt32(hash_any((unsigned char *) text, strlen(text))) + kind;
+	bool		found;
+	Handler    *handler = hash_search(handlers, &hash, HASH_ENTER, &found);
+
+	if (found && handler->kind == kind && strcmp(handler->text, text) == 0)
+	{
+		pfree(text);
+		return handler;
+	}
+	if (found)
+		handler = palloc(sizeof(Handler));	/* two texts of one hash do not
+											 * share */
+	memset(handler, 0, sizeof(Handler));
+	handler->hash = hash;
+	handler->kind = kind;
+	handler->text = text;
+
+	handler->mean_ms = -1;
+	return handler;
+}
+
 static void
 read_step(uint64 row, StepDef *step)
 {
@@ -119,8 +150,7 @@ read_step(uint64 row, StepDef *step)
 	Datum		timeout = tasker_value(row, 8, &isnull);
 
 	step->name = column_text(row, 2);
-	step->kind = handler_kind(column_text(row, 3));
-	step->handler = column_text(row, 4);
+	step->handler = find_handler(handler_kind(column_text(row, 3)), column_text(row, 4));
 	step->retryable = DatumGetBool(tasker_value_notnull(row, 5));
 	step->max_attempts = DatumGetInt32(tasker_value_notnull(row, 6));
 	step->parents = DatumGetInt32(tasker_value_notnull(row, 7));
@@ -128,7 +158,6 @@ read_step(uint64 row, StepDef *step)
 		step->timeout_ms = (int) Min(Max(interval_seconds(DatumGetIntervalP(timeout)) * 1000.0, 1.0),
 									 (double) INT_MAX);
 	read_backoff(row, &step->backoff);
-	step->mean_ms = -1;
 }
 
 /* The definition of that id. Inside a section. */

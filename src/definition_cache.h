@@ -8,16 +8,12 @@
 
 #include "definition.h"
 
-typedef struct StepDef
+/* A function or a statement; steps that have the same one share it. */
+typedef struct Handler
 {
-	const char *name;
+	uint32		hash;			/* of kind and text: hash key */
 	HandlerKind kind;
-	const char *handler;
-	bool		retryable;
-	int			max_attempts;
-	int			parents;
-	int			timeout_ms;		/* 0: none */
-	Backoff		backoff;
+	const char *text;			/* named_steps.handler */
 
 	/* what handler.c keeps */
 	uint64		checked;		/* the catalogs' generation when it was looked
@@ -28,6 +24,17 @@ typedef struct StepDef
 
 	double		mean_ms;		/* how long it takes of late; below 0: not run
 								 * yet */
+} Handler;
+
+typedef struct StepDef
+{
+	const char *name;
+	Handler    *handler;
+	bool		retryable;
+	int			max_attempts;
+	int			parents;
+	int			timeout_ms;		/* 0: none */
+	Backoff		backoff;
 } StepDef;
 
 typedef struct TaskDef

@@ -139,6 +139,9 @@ one_batch(BatchRunner *runner)
 		process_abort();
 		LockReleaseAll(USER_LOCKMETHOD, true);
 		MemoryContextSwitchTo(context);
+		ereport(DEBUG1,
+				(errcode(error->sqlerrcode),
+				 errmsg_internal("tasker repeats a batch with more care: %s", error->message)));
 		if (!batch_failed(runner) && !interrupted)
 			blame_step(runner, error);
 		taken = 1;				/* look again at once */

@@ -96,16 +96,17 @@ handler_timed_out(void)
 static void
 look_up_function(StepDef *step)
 {
+	Handler    *handler = step->handler;
 	uint64		now = generation;
 	Oid			function;
 
-	if (step->checked == now)
+	if (handler->checked == now)
 		return;
-	function = tasker_handler_function(step->handler, GetUserId(),
+	function = tasker_handler_function(handler->text, GetUserId(),
 									   psprintf("It is the handler of step \"%s\".", step->name));
-	step->returns_void = get_func_rettype(function) == VOIDOID;
-	fmgr_info_cxt(function, &step->function, definition_cache_context());
-	step->checked = now;
+	handler->returns_void = get_func_rettype(function) == VOIDOID;
+	fmgr_info_cxt(function, &handler->function, definition_cache_context());
+	handler->checked = now;
 }
 
 static Jsonb *
@@ -116,11 +117,11 @@ call_function(StepDef *step, Jsonb *input, MemoryContext result_context)
 	Datum		value;
 
 	look_up_function(step);
-	InitFunctionCallInfoData(*call, &step->function, 1, InvalidOid, NULL, NULL);
+	InitFunctionCallInfoData(*call, &step->handler->function, 1, InvalidOid, NULL, NULL);
 	call->args[0].value = JsonbPGetDatum(input);
 	call->args[0].isnull = false;
 	value = FunctionCallInvoke(call);
-	if (!call->isnull && !step->returns_void)
+	if (!call->isnull && !step->handler->returns_void)
 	{
 		MemoryContext old_context = MemoryContextSwitchTo(result_context);
 
@@ -171,9 +172,9 @@ call_statement(StepDef *step, Jsonb *input, MemoryContext result_context)
 	int			rc;
 
 	SPI_connect();
-	if (step->plan == NULL)
+	if (step->handler->plan == NULL)
 	{
-		SPIPlanPtr	plan = SPI_prepare(step->handler, 1, types);
+		SPIPlanPtr	plan = SPI_prepare(step->handler->text, 1, types);
 
 		if (plan == NULL)
 			ereport(ERROR,
@@ -182,9 +183,9 @@ call_statement(StepDef *step, Jsonb *input, MemoryContext result_context)
 					 errdetail("%s", SPI_result_code_string(SPI_result)),
 					 errhint("COPY and transaction control can not be a step.")));
 		SPI_keepplan(plan);
-		step->plan = plan;
+		step->handler->plan = plan;
 	}
-	rc = SPI_execute_plan(step->plan, values, NULL, false, 0);
+	rc = SPI_execute_plan(step->handler->plan, values, NULL, false, 0);
 	if (rc < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_TASKER_BAD_SQL),
@@ -209,7 +210,7 @@ call_handler(StepDef *step, Jsonb *input, MemoryContext result_context)
 
 	begin_timeout(step);
 	PushActiveSnapshot(GetTransactionSnapshot());
-	result = step->kind == HANDLER_FUNCTION ?
+	result = step->handler->kind == HANDLER_FUNCTION ?
 		call_function(step, input, result_context) :
 		call_statement(step, input, result_context);
 	PopActiveSnapshot();
