@@ -168,7 +168,8 @@ say_timeout(BatchStep *step, ErrorData *error)
 {
 	error->sqlerrcode = ERRCODE_TASKER_STEP_TIMEOUT;
 	error->message = psprintf("step \"%s\" ran longer than its timeout", step->def->name);
-	error->detail = psprintf("Its timeout is %d ms.", step->def->timeout_ms);
+	error->detail = psprintf("Its timeout, or its role's statement_timeout, is %d ms.",
+							 handler_timeout(step->def));
 	error->hint = pstrdup("Give the step a longer timeout, or its handler less to do.");
 }
 

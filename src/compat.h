@@ -39,4 +39,19 @@
 extern void tasker_begin_srf(FunctionCallInfo fcinfo);
 #endif
 
+/* 14 told utility commands whether they may scribble on the tree. */
+#if PG_VERSION_NUM >= 140000
+#define PROCESS_UTILITY_PARAMETERS \
+	PlannedStmt *pstmt, const char *query, bool read_only_tree, ProcessUtilityContext context, \
+	ParamListInfo params, QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *completion
+#define PROCESS_UTILITY_ARGUMENTS \
+	pstmt, query, read_only_tree, context, params, environment, dest, completion
+#else
+#define PROCESS_UTILITY_PARAMETERS \
+	PlannedStmt *pstmt, const char *query, ProcessUtilityContext context, \
+	ParamListInfo params, QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *completion
+#define PROCESS_UTILITY_ARGUMENTS \
+	pstmt, query, context, params, environment, dest, completion
+#endif
+
 #endif							/* TASKER_COMPAT_H */

@@ -170,7 +170,7 @@ tasker_executor_main(Datum arg)
 	my_slot->pid = MyProcPid;
 	LWLockRelease(&shared->lock);
 
-	process_begin(my_slot->database, my_slot->role);
+	handler_limit(process_begin(my_slot->database, my_slot->role));
 	pgstat_report_appname("tasker executor");
 	batch_runner_init(&runner, -my_slot->owner);
 	runner.taken = note_taken;

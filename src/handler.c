@@ -40,6 +40,24 @@ handler_init(void)
 	CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, catalog_changed, (Datum) 0);
 }
 
+/* The session's own limit, beside the step's: its role's statement_timeout. */
+static int	session_limit = 0;
+
+void
+handler_limit(int ms)
+{
+	session_limit = ms;
+}
+
+/* How long the step may run, in ms; 0 for ever. */
+int
+handler_timeout(const StepDef *step)
+{
+	if (step->timeout_ms == 0 || session_limit == 0)
+		return Max(step->timeout_ms, session_limit);
+	return Min(step->timeout_ms, session_limit);
+}
+
 /* The step's time is over: as if its statement was cancelled. */
 static void
 time_is_over(void)
@@ -54,21 +72,21 @@ static void
 begin_timeout(StepDef *step)
 {
 	timed_out = false;
-	if (step->timeout_ms == 0)
+	if (handler_timeout(step) == 0)
 		return;
 	if (!step_timeout_registered)
 	{
 		step_timeout = RegisterTimeout(USER_TIMEOUT, time_is_over);
 		step_timeout_registered = true;
 	}
-	enable_timeout_after(step_timeout, step->timeout_ms);
+	enable_timeout_after(step_timeout, handler_timeout(step));
 }
 
 /* The handler returned; a timeout that came too late is forgotten. */
 static void
 end_timeout(StepDef *step)
 {
-	if (step->timeout_ms == 0)
+	if (handler_timeout(step) == 0)
 		return;
 	disable_timeout(step_timeout, false);
 	if (timed_out)

@@ -89,7 +89,7 @@ start_asked_for(TimestampTz *tried)
 		LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 		if (slot->pid == 0 && slot->connecting)
 			slot->database = InvalidOid;	/* it could not connect */
-		if (slot->pid == 0 && !slot->stop)
+		if (slot->pid == 0 && !slot->stop && !slot->aside)
 			database = slot->database;
 		LWLockRelease(&shared->lock);
 		if (!OidIsValid(database))

@@ -34,14 +34,21 @@ static const TaskerSetting put_right[] = {
 	{"lock_timeout", "0"},
 };
 
-/* Become a session of the role, InvalidOid for the bootstrap superuser. */
-void
+/*
+ * Become a session of the role, InvalidOid for the bootstrap superuser.
+ * Returns the statement_timeout that the session would have had, in ms: in a
+ * background worker nothing enforces it.
+ */
+int
 process_begin(Oid database, Oid role)
 {
+	int			statement_timeout;
+
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(database, role, 0);
+	statement_timeout = StatementTimeout;
 
 	StartTransactionCommand();
 	for (int i = 0; i < lengthof(put_right); i++)
@@ -53,6 +60,7 @@ process_begin(Oid database, Oid role)
 			SetConfigOption(put_right[i].name, put_right[i].value, PGC_USERSET, PGC_S_OVERRIDE);
 	}
 	CommitTransactionCommand();
+	return statement_timeout;
 }
 
 /*

@@ -11,7 +11,7 @@
 #include "shared.h"
 
 /* process.c */
-extern void process_begin(Oid database, Oid role);
+extern int	process_begin(Oid database, Oid role);
 extern bool process_wait(long ms);
 extern void process_begin_transaction(void);
 extern void process_commit(void);
@@ -21,5 +21,8 @@ extern void process_abort(void);
 extern bool register_scheduler(Oid database);
 extern BackgroundWorkerHandle *register_executor(int slot);
 extern void launcher_init(void);
+
+/* lifecycle.c */
+extern void lifecycle_init(void);
 
 #endif							/* TASKER_PROCESS_H */

@@ -75,7 +75,7 @@ leave(int code, Datum arg)
 	{
 		slot->pid = 0;
 		slot->latch = NULL;
-		if (code == 0 && !slot->stop)
+		if (code == 0 && !slot->stop && !slot->aside)
 			slot->database = InvalidOid;
 	}
 	if (shared->launcher_latch != NULL)
@@ -102,7 +102,7 @@ take_slot(Oid database)
 			slot->database = database;
 		}
 	}
-	taken = slot != NULL && slot->pid == 0 && !slot->stop && !slot->connecting;
+	taken = slot != NULL && slot->pid == 0 && !slot->stop && !slot->aside && !slot->connecting;
 	if (slot != NULL && slot->pid == 0 && slot->connecting)
 		slot->database = InvalidOid;	/* the database is gone, or takes no
 										 * connections */
@@ -136,7 +136,7 @@ told_to_stop(void)
 
 	LWLockAcquire(&shared->lock, LW_SHARED);
 	slot = scheduler_slot(MyDatabaseId);
-	result = slot == NULL || slot->pid != MyProcPid || slot->stop;
+	result = slot == NULL || slot->pid != MyProcPid || slot->stop || slot->aside;
 	LWLockRelease(&shared->lock);
 	return result;
 }
@@ -458,7 +458,7 @@ tasker_scheduler_main(Datum arg)
 	if (!take_slot(database))
 		proc_exit(0);
 	before_shmem_exit(leave, arg);
-	process_begin(database, InvalidOid);
+	(void) process_begin(database, InvalidOid);
 	connected();
 	pgstat_report_appname("tasker scheduler");
 	context = AllocSetContextCreate(TopMemoryContext, "tasker scheduler", ALLOCSET_DEFAULT_SIZES);

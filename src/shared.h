@@ -25,6 +25,8 @@ typedef struct SchedulerSlot
 	int			pid;			/* 0: asked for, or gone */
 	Latch	   *latch;
 	bool		stop;			/* leave, and do not come back by yourself */
+	bool		aside;			/* leave; a command wants the database for
+								 * itself */
 	bool		connecting;		/* began to connect; if it is gone, it could
 								 * not */
 	TimestampTz next_due;		/* when it will look by itself */

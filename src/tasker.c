@@ -21,4 +21,5 @@ _PG_init(void)
 	tasker_shared_init();
 	handler_init();
 	launcher_init();
+	lifecycle_init();
 }

@@ -1,0 +1,184 @@
+/*
+ * lifecycle.c
+ *	  Getting out of the way: DROP DATABASE, ALTER DATABASE … RENAME or SET
+ *	  TABLESPACE and CREATE DATABASE … TEMPLATE want a database without sessions.
+ *
+ * With tasker preloaded, the session that gives such a command first has the
+ * database's scheduler and executors leave, and lets them come back after it.
+ * An executor in the middle of a long step is ended, which rolls the step
+ * back; it is run again later.
+ */
+#include "process.h"
+
+#include "commands/dbcommands.h"
+#include "commands/defrem.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "tcop/utility.h"
+#include "utils/syscache.h"
+
+#include <signal.h>
+
+/* How long processes may take to leave: by themselves, and after a signal. */
+#define LEAVE_MS	1000
+#define END_MS		5000
+#define POLL_MS		10
+
+static ProcessUtility_hook_type previous_hook = NULL;
+
+static char *
+option_text(List *options, const char *name)
+{
+	ListCell   *cell;
+
+	foreach(cell, options)
+	{
+		DefElem    *option = lfirst_node(DefElem, cell);
+
+		if (strcmp(option->defname, name) == 0 && option->arg != NULL)
+			return defGetString(option);
+	}
+	return NULL;
+}
+
+/* The database that the command wants for itself, or NULL. */
+static char *
+database_wanted(Node *command)
+{
+	switch (nodeTag(command))
+	{
+		case T_DropdbStmt:
+			return castNode(DropdbStmt, command)->dbname;
+		case T_RenameStmt:
+			return castNode(RenameStmt, command)->renameType == OBJECT_DATABASE ?
+				castNode(RenameStmt, command)->subname : NULL;
+		case T_CreatedbStmt:
+			return option_text(castNode(CreatedbStmt, command)->options, "template");
+		case T_AlterDatabaseStmt:
+			return option_text(castNode(AlterDatabaseStmt, command)->options, "tablespace") != NULL ?
+				castNode(AlterDatabaseStmt, command)->dbname : NULL;
+		default:
+			return NULL;
+	}
+}
+
+/* Tell the database's processes to leave; returns how many there are still. */
+static int
+tell_to_leave(Oid database, bool end)
+{
+	TaskerShared *shared = tasker_shared();
+	SchedulerSlot *scheduler;
+	int			n = 0;
+
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	scheduler = scheduler_slot(database);
+	if (scheduler != NULL)
+	{
+		scheduler->aside = true;
+		n += scheduler->pid != 0;
+		if (scheduler->latch != NULL)
+			SetLatch(scheduler->latch);
+	}
+	for (int i = 0; i < TASKER_MAX_EXECUTORS; i++)
+	{
+		ExecutorSlot *slot = &shared->executors[i];
+
+		if (slot->state == EXECUTOR_FREE || slot->database != database)
+			continue;
+		n++;
+		slot->stop = true;
+		if (slot->latch != NULL)
+			SetLatch(slot->latch);
+		if (end && slot->pid != 0)
+			kill(slot->pid, SIGTERM);
+	}
+	LWLockRelease(&shared->lock);
+	return n;
+}
+
+/* Wait until the processes have left; whoever does not, the command will name. */
+static void
+have_them_leave(Oid database)
+{
+	bool		ended = false;
+
+	for (int waited = 0; waited < END_MS; waited += POLL_MS)
+	{
+		bool		end = waited >= LEAVE_MS && !ended;
+
+		if (tell_to_leave(database, end) == 0)
+			return;
+		ended |= end;
+		(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, POLL_MS, PG_WAIT_EXTENSION);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/* The command is over: the database's scheduler may come back, if it is there. */
+static void
+let_them_back(Oid database, bool exists)
+{
+	TaskerShared *shared = tasker_shared();
+	SchedulerSlot *scheduler;
+
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	scheduler = scheduler_slot(database);
+	if (scheduler != NULL)
+	{
+		scheduler->aside = false;
+		if (!exists)
+			scheduler->database = InvalidOid;
+	}
+	if (shared->launcher_latch != NULL)
+		SetLatch(shared->launcher_latch);
+	LWLockRelease(&shared->lock);
+}
+
+static void
+run_previous(PROCESS_UTILITY_PARAMETERS)
+{
+	if (previous_hook)
+		previous_hook(PROCESS_UTILITY_ARGUMENTS);
+	else
+		standard_ProcessUtility(PROCESS_UTILITY_ARGUMENTS);
+}
+
+static void
+process_utility(PROCESS_UTILITY_PARAMETERS)
+{
+	char	   *name = database_wanted(pstmt->utilityStmt);
+	Oid			database = InvalidOid;
+
+	/* without the rights for it the command fails, and nobody need leave */
+	if (name != NULL && (superuser() || have_createdb_privilege()))
+		database = get_database_oid(name, true);
+	if (!OidIsValid(database))
+	{
+		run_previous(PROCESS_UTILITY_ARGUMENTS);
+		return;
+	}
+	PG_TRY();
+	{
+		have_them_leave(database);
+		run_previous(PROCESS_UTILITY_ARGUMENTS);
+	}
+	PG_CATCH();
+	{
+		let_them_back(database, true);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	let_them_back(database, SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(database)));
+}
+
+/* Called when the library is preloaded. */
+void
+lifecycle_init(void)
+{
+	if (!process_shared_preload_libraries_in_progress || IsBinaryUpgrade)
+		return;
+	previous_hook = ProcessUtility_hook;
+	ProcessUtility_hook = process_utility;
+}
