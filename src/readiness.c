@@ -112,8 +112,8 @@ tasker_ready_steps(PG_FUNCTION_ARGS)
 		values[1] = CStringGetTextDatum(step->def->name);
 		values[2] = Int32GetDatum(step->attempts);
 		values[3] = Int32GetDatum(step->priority);
-		values[4] = CStringGetTextDatum(kind_names[step->def->kind]);
-		values[5] = CStringGetTextDatum(step->def->handler);
+		values[4] = CStringGetTextDatum(kind_names[step->def->handler->kind]);
+		values[5] = CStringGetTextDatum(step->def->handler->text);
 		put_row(fcinfo, values, nulls);
 	}
 	tasker_leave(&section);
@@ -308,33 +308,54 @@ static Condition
 condition_of(const TaskGraph *graph, const Census *census)
 {
 	const char *health = census->failed > 0 || census->states[STEP_WAITING_FOR_RETRY] > 0 ?
-		"recovering" : "healthy";
+	"recovering" : "healthy";
 	bool		final = task_state_final(graph->state);
 	bool		paused = graph->state == TASK_PAUSED;
 
 	if (census->satisfied == census->total)
-		return (Condition) {"all_complete", final ? "none" : "finalize_task", "healthy"};
+		return (Condition)
+	{
+		"all_complete", final ? "none" : "finalize_task", "healthy"
+	};
 	if (census->ready > 0)
-		return (Condition) {"has_ready_steps", "execute_ready_steps", health};
+		return (Condition)
+	{
+		"has_ready_steps", "execute_ready_steps", health
+	};
 	if (census->states[STEP_IN_PROGRESS] > 0 || (census->states[STEP_ENQUEUED] > 0 && !paused))
-		return (Condition) {"processing", "wait_for_completion", health};
+		return (Condition)
+	{
+		"processing", "wait_for_completion", health
+	};
 	if (census->states[STEP_WAITING_FOR_RETRY] > 0)
-		return (Condition) {"waiting_for_retry", paused ? "resume_task" : "wait_for_retry", health};
+		return (Condition)
+	{
+		"waiting_for_retry", paused ? "resume_task" : "wait_for_retry", health
+	};
 	if (census->states[STEP_WAITING] > 0 || census->states[STEP_ENQUEUED] > 0)
-		return (Condition) {"waiting_for_dependencies",
-		paused ? "resume_task" : "wait_for_dependencies", health};
+		return (Condition)
+	{
+		"waiting_for_dependencies",
+			paused ? "resume_task" : "wait_for_dependencies", health
+	};
 	if (census->failed > 0)
-		return (Condition) {"blocked_by_failures", final ? "none" : "handle_failures",
-		final ? "healthy" : "blocked"};
-	return (Condition) {"waiting_for_dependencies",
-	paused ? "resume_task" : "wait_for_dependencies", health};
+		return (Condition)
+	{
+		"blocked_by_failures", final ? "none" : "handle_failures",
+			final ? "healthy" : "blocked"
+	};
+	return (Condition)
+	{
+		"waiting_for_dependencies",
+			paused ? "resume_task" : "wait_for_dependencies", health
+	};
 }
 
 /* completed / total in percent with two digits */
 static Datum
 percentage(int completed, int total)
 {
-	char		text[16];
+	char text[	16];
 	int64		hundredths = total == 0 ? 10000 : ((int64) completed * 10000 + total / 2) / total;
 
 	snprintf(text, sizeof(text), "%d.%02d", (int) (hundredths / 100), (int) (hundredths % 100));
