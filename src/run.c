@@ -31,11 +31,10 @@ own_lane(void)
 	return -owner;
 }
 
+/* The CALL's own snapshot goes with the first commit: SPI sees to it. */
 static void
 commit(void)
 {
-	if (ActiveSnapshotSet())
-		PopActiveSnapshot();
 	SPI_commit();
 	SPI_start_transaction();
 }
