@@ -3,63 +3,17 @@
  *	  tasker.explain_step(): why a step is not running, and what to do about it,
  *	  in a sentence or two.
  *
- * One function a state (explainers), which all read the step as one query
- * found it (find_step). What keeps a ready step from an executor is a list of
- * obstacles, asked in turn; the first that is there is the answer. Nothing is
- * written and nothing locked: it works on a standby and in a transaction that
- * can not write.
+ * One function a state (explainers), which all read the step as one look found
+ * it (explain_step.c). Nothing is written and nothing locked: it works on a
+ * standby and in a transaction that can not write.
  */
-#include "tasker.h"
+#include "explain.h"
 
-#include "access/subtrans.h"
-#include "access/transam.h"
-#include "access/xact.h"
-#include "access/xlog.h"
-#include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
-#include "mb/pg_wchar.h"
-#include "miscadmin.h"
-#include "shared.h"
-#include "storage/procarray.h"
-#include "utils/acl.h"
-#include "utils/syscache.h"
 
-#define MAX_NAMED		3		/* steps that are named, the rest is counted */
-#define MAX_AHEAD		10000	/* steps ahead that are counted */
-#define MAX_MESSAGE		200		/* bytes of an error's message or a reason */
+#define MAX_AHEAD	10000		/* steps ahead that are counted */
 
-static TaskerQuery find_step = {
-	.sql = "SELECT t.state::text, s.state::text, n.name, s.attempts, n.max_attempts, n.retryable, "
-	"s.lane, s.priority, s.next_attempt_at, s.last_attempted_at, s.completed_at, s.lease_expires_at, "
-	"s.claimed_by, pg_catalog.left(COALESCE(s.last_error ->> 'message', s.last_error #>> '{}'), 1000), "
-	"pg_catalog.left(s.last_error ->> 'sqlstate', 5), "
-	"q.name, t.owner, o.role_oid, o.role_name, s.xmax, h.xmax, "
-	"EXISTS (SELECT FROM tasker.timers d WHERE d.due_at = s.next_attempt_at "
-	"AND d.task_id = s.task_id AND d.step_id = s.step_id) "
-	"FROM tasker.tasks t "
-	"JOIN tasker.workflow_steps s ON s.task_id = t.task_id "
-	"LEFT JOIN tasker.named_steps n ON n.named_task_id = t.named_task_id AND n.step_no = s.step_no "
-	"LEFT JOIN tasker.queues q ON q.queue_id = s.lane "
-	"LEFT JOIN tasker.owners o ON o.owner_id = t.owner "
-	"LEFT JOIN tasker.ready_queue h ON h.lane = s.lane AND h.rank = -s.priority "
-	"AND h.task_id = s.task_id AND h.step_id = s.step_id "
-	"WHERE t.task_id = $1 AND s.step_id = $2",
-	.args = {INT8OID, INT4OID},
-	.columns = {TEXTOID, TEXTOID, TEXTOID, INT4OID, INT4OID, BOOLOID,
-		INT4OID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
-		TEXTOID, TEXTOID, TEXTOID,
-	TEXTOID, INT4OID, OIDOID, NAMEOID, XIDOID, XIDOID, BOOLOID},
-	.read_only = true,
-};
-
-/* Where the hint of a step is whose priority was changed. */
-static TaskerQuery find_hint = {
-	.sql = "SELECT h.rank, h.xmax FROM tasker.ready_queue h "
-	"WHERE h.lane = $1 AND h.task_id = $2 AND h.step_id = $3 ORDER BY h.rank LIMIT 1",
-	.args = {INT4OID, INT8OID, INT4OID},
-	.columns = {INT4OID, XIDOID},
-	.read_only = true,
-};
+typedef void (*Explainer) (ExplainedStep *step);
 
 /* The parents that are not satisfied; $3 of them, and how many there are. */
 static TaskerQuery find_parents = {
@@ -117,422 +71,20 @@ static TaskerQuery count_ahead = {
 	.read_only = true,
 };
 
-/* What pg_stat_activity calls a background worker is its own affair. */
-static TaskerQuery count_workers = {
-	.sql = "SELECT pg_catalog.count(*)::int FROM pg_catalog.pg_stat_activity a WHERE a.backend_type NOT IN "
-	"('client backend', 'autovacuum launcher', 'autovacuum worker', 'walsender', 'walreceiver', 'walwriter', "
-	"'walsummarizer', 'checkpointer', 'background writer', 'startup', 'archiver', 'logger', 'slotsync worker', "
-	"'standalone backend', 'io worker', 'stats collector')",
-	.columns = {INT4OID},
-	.read_only = true,
-};
-
-/* A step as find_step found it. Strings are NULL, times 0 where it has none. */
-typedef struct Step
-{
-	StringInfo	out;			/* the answer */
-	int64		task_id;
-	int			step_id;
-	char	   *name;
-	char	   *label;			/* step 3 ("charge") */
-	TaskState	task_state;
-	StepState	state;
-	int			attempts;
-	int			max_attempts;
-	bool		retryable;
-	int			lane;
-	int			rank;
-	TimestampTz next_attempt_at;
-	TimestampTz last_attempted_at;
-	TimestampTz completed_at;
-	TimestampTz lease_expires_at;
-	char	   *claimed_by;
-	char	   *error;
-	char	   *sqlstate;
-	char	   *queue;
-	int			owner;
-	Oid			role;
-	char	   *role_name;
-	TransactionId changing;		/* has changed or locked the row and is still
-								 * under way */
-	bool		hinted;
-	TransactionId taking;		/* the same of its hint */
-	bool		timed;
-
-	/* from shared memory */
-	int			scheduler;		/* its process id, 0: none */
-	ExecutorSlot *slots;		/* this server's, free ones too */
-	ExecutorSlot *runs_it;		/* the executor that is at it, or NULL */
-} Step;
-
-typedef void (*Explainer) (Step *step);
-typedef char *(*Obstacle) (Step *step);
-
-/* ------------------------------------------------------------------ helpers */
+/* ------------------------------------------------------------- the sentences */
 
 static char *
-shown_time(TimestampTz time)
-{
-	return DatumGetCString(DirectFunctionCall1(timestamptz_out, TimestampTzGetDatum(time)));
-}
-
-/* In double quotes; a long text ends with three dots. */
-static char *
-shown_text(const char *text)
-{
-	int			length = strlen(text);
-
-	if (length <= MAX_MESSAGE)
-		return psprintf("\"%s\"", text);
-	length = pg_mbcliplen(text, length, MAX_MESSAGE);
-	return psprintf("\"%.*s...\"", length, text);
-}
-
-static char *
-shown_step(int step_id, const char *name)
-{
-	return name == NULL ? psprintf("step %d", step_id) : psprintf("step %d (\"%s\")", step_id, name);
-}
-
-static char *
-shown_error(const Step *step)
+shown_error(const ExplainedStep *step)
 {
 	if (step->error == NULL)
 		return pstrdup("an error without a message");
 	if (step->sqlstate == NULL)
-		return shown_text(step->error);
-	return psprintf("%s (SQLSTATE %s)", shown_text(step->error), step->sqlstate);
-}
-
-/* Text of the last query's first row, or NULL. */
-static char *
-text_at(uint64 row, int column)
-{
-	bool		isnull;
-	Datum		value = tasker_value(row, column, &isnull);
-
-	return isnull ? NULL : TextDatumGetCString(value);
-}
-
-static TimestampTz
-time_at(int column)
-{
-	bool		isnull;
-	Datum		value = tasker_value(0, column, &isnull);
-
-	return isnull ? 0 : DatumGetTimestampTz(value);
-}
-
-static int
-int_at(int column)
-{
-	bool		isnull;
-	Datum		value = tasker_value(0, column, &isnull);
-
-	return isnull ? 0 : DatumGetInt32(value);
-}
-
-/* The transaction that a row version names as its end, if it is under way and not ours. */
-static TransactionId
-transaction_at(int column)
-{
-	bool		isnull;
-	Datum		value = tasker_value(0, column, &isnull);
-	TransactionId xid = isnull ? InvalidTransactionId : DatumGetTransactionId(value);
-
-	if (!TransactionIdIsNormal(xid) || TransactionIdIsCurrentTransactionId(xid) ||
-		!TransactionIdIsInProgress(xid))
-		return InvalidTransactionId;
-	return xid;
-}
-
-/* "process 4711", or what there is to say of a transaction without one */
-static char *
-shown_process(TransactionId xid)
-{
-	int			pid = BackendXidGetPid(SubTransGetTopmostTransaction(xid));
-
-	return pid == 0 ? pstrdup("another session") : psprintf("process %d", pid);
-}
-
-/* ------------------------------------------------------------------ reading */
-
-/* What shared memory knows: one look, under the lock. */
-static void
-look_at_processes(Step *step)
-{
-	TaskerShared *shared = tasker_shared();
-	SchedulerSlot *scheduler;
-
-	step->slots = palloc(sizeof(shared->executors));
-	LWLockAcquire(&shared->lock, LW_SHARED);
-	scheduler = scheduler_slot(MyDatabaseId);
-	step->scheduler = scheduler == NULL ? 0 : scheduler->pid;
-	memcpy(step->slots, shared->executors, sizeof(shared->executors));
-	LWLockRelease(&shared->lock);
-
-	step->runs_it = NULL;
-	for (int i = 0; i < TASKER_MAX_EXECUTORS; i++)
-	{
-		ExecutorSlot *slot = &step->slots[i];
-
-		if (slot->state == EXECUTOR_BUSY && slot->database == MyDatabaseId &&
-			(int64) pg_atomic_read_u64(&slot->task_id) == step->task_id &&
-			(int) pg_atomic_read_u32(&slot->step_id) == step->step_id)
-			step->runs_it = slot;
-	}
-}
-
-/* A changed priority leaves the hint where it was. */
-static void
-look_for_hint(Step *step)
-{
-	Datum		values[3] = {Int32GetDatum(step->lane), Int64GetDatum(step->task_id),
-	Int32GetDatum(step->step_id)};
-
-	if (tasker_run(&find_hint, values, NULL) == 0)
-		return;
-	step->hinted = true;
-	step->rank = int_at(1);
-	step->taking = transaction_at(2);
+		return explain_text(step->error);
+	return psprintf("%s (SQLSTATE %s)", explain_text(step->error), step->sqlstate);
 }
 
 static void
-read_step(Step *step, StringInfo out, int64 task_id, int step_id)
-{
-	Datum		values[2] = {Int64GetDatum(task_id), Int32GetDatum(step_id)};
-	bool		isnull;
-	Datum		value;
-
-	if (tasker_run(&find_step, values, NULL) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_TASKER_UNKNOWN_STEP),
-				 errmsg("task " INT64_FORMAT " has no step %d", task_id, step_id),
-				 errdetail("No row of tasker.workflow_steps has these ids."),
-				 errhint("tasker.step_status lists the steps of the task.")));
-	memset(step, 0, sizeof(Step));
-	step->out = out;
-	step->task_id = task_id;
-	step->step_id = step_id;
-	step->task_state = task_state_from_text(tasker_value_notnull(0, 1));
-	step->state = step_state_from_text(tasker_value_notnull(0, 2));
-	step->name = text_at(0, 3);
-	step->label = shown_step(step_id, step->name);
-	step->attempts = int_at(4);
-	step->max_attempts = int_at(5);
-	value = tasker_value(0, 6, &isnull);
-	step->retryable = !isnull && DatumGetBool(value);
-	step->lane = int_at(7);
-	step->rank = -int_at(8);
-	step->next_attempt_at = time_at(9);
-	step->last_attempted_at = time_at(10);
-	step->completed_at = time_at(11);
-	step->lease_expires_at = time_at(12);
-	step->claimed_by = text_at(0, 13);
-	step->error = text_at(0, 14);
-	step->sqlstate = text_at(0, 15);
-	step->queue = text_at(0, 16);
-	step->owner = int_at(17);
-	value = tasker_value(0, 18, &isnull);
-	step->role = isnull ? InvalidOid : DatumGetObjectId(value);
-	value = tasker_value(0, 19, &isnull);
-	step->role_name = isnull ? NULL : pstrdup(NameStr(*DatumGetName(value)));
-	step->changing = transaction_at(20);
-	step->taking = transaction_at(21);
-	(void) tasker_value(0, 21, &isnull);
-	step->hinted = !isnull;
-	step->timed = DatumGetBool(tasker_value_notnull(0, 22));
-	look_at_processes(step);
-	if (step->state == STEP_ENQUEUED && !step->hinted)
-		look_for_hint(step);
-}
-
-/* ---------------------------------------------- what keeps the scheduler away */
-
-static char *
-call_run(const Step *step)
-{
-	if (step->lane > 0 || step->role_name == NULL)
-		return pstrdup("CALL tasker.run()");
-	return psprintf("CALL tasker.run() as role \"%s\"", step->role_name);
-}
-
-static char *
-is_standby(Step *step)
-{
-	if (!RecoveryInProgress())
-		return NULL;
-	return pstrdup("this server is a standby, where nothing runs: ask its primary");
-}
-
-static char *
-is_switched_off(Step *step)
-{
-	if (tasker_enabled)
-		return NULL;
-	return psprintf("tasker.enabled is off on this server: ALTER SYSTEM SET tasker.enabled = on "
-					"and SELECT pg_reload_conf(), or %s", call_run(step));
-}
-
-static char *
-has_no_scheduler(Step *step)
-{
-	if (step->scheduler != 0)
-		return NULL;
-	return psprintf("no scheduler runs in this database: SELECT tasker.start(), or %s", call_run(step));
-}
-
-/* The first obstacle that there is, or NULL. */
-static char *
-first_obstacle(Step *step, const Obstacle *obstacles, int n)
-{
-	char	   *obstacle = NULL;
-
-	for (int i = 0; i < n && obstacle == NULL; i++)
-		obstacle = obstacles[i] (step);
-	return obstacle;
-}
-
-/* Why nobody serves timers, or NULL. */
-static char *
-scheduler_obstacle(Step *step)
-{
-	static const Obstacle obstacles[] = {is_standby, is_switched_off, has_no_scheduler};
-
-	return first_obstacle(step, obstacles, lengthof(obstacles));
-}
-
-/* ------------------------------------------------- what keeps executors away */
-
-/* The owner must be the role that it was, and able to have a session. */
-static char *
-has_unusable_owner(Step *step)
-{
-	char	   *current = GetUserNameFromId(step->role, true);
-	HeapTuple	tuple;
-	bool		may_login;
-
-	if (step->role_name == NULL)
-		return pstrdup("its owner's row of tasker.owners is missing: create the task anew");
-	if (current == NULL || (strcmp(current, step->role_name) != 0 &&
-							OidIsValid(get_role_oid(step->role_name, true))))
-		return psprintf("role \"%s\", which submitted the task and as which it would run, was dropped: "
-						"create the task anew as another role", step->role_name);
-	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(step->role));
-	may_login = !HeapTupleIsValid(tuple) || ((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
-	if (HeapTupleIsValid(tuple))
-		ReleaseSysCache(tuple);
-	if (!may_login)
-		return psprintf("role \"%s\", as which it would run, may not log in: ALTER ROLE %s LOGIN",
-						current, quote_identifier(current));
-	if (superuser_arg(step->role) && !tasker_allow_superuser_steps)
-		return psprintf("role \"%s\", as which it would run, is a superuser and tasker.allow_superuser_steps "
-						"is off: ALTER ROLE %s NOSUPERUSER, or set it on", current, quote_identifier(current));
-	if (tasker_database_aclcheck(MyDatabaseId, step->role) != ACLCHECK_OK)
-		return psprintf("role \"%s\", as which it would run, may not connect to this database: "
-						"GRANT CONNECT ON DATABASE ... TO %s", current, quote_identifier(current));
-	return NULL;
-}
-
-/* What an executor of the same owner is at, for a list. */
-static char *
-shown_work(const ExecutorSlot *slot)
-{
-	int64		task_id = (int64) pg_atomic_read_u64(&((ExecutorSlot *) slot)->task_id);
-	int			step_id = (int) pg_atomic_read_u32(&((ExecutorSlot *) slot)->step_id);
-	Datum		values[2] = {Int64GetDatum(task_id), Int32GetDatum(step_id)};
-	char	   *name = NULL;
-
-	if (task_id == 0)
-		return psprintf("process %d between two steps", slot->pid);
-	if (tasker_run(&find_step, values, NULL) > 0)
-		name = text_at(0, 3);
-	return psprintf("process %d with %s of task " INT64_FORMAT " since %s", slot->pid,
-					shown_step(step_id, name), task_id, shown_time(slot->since));
-}
-
-/* The executors of the step's owner in a state: how many. */
-static int
-count_executors(const Step *step, ExecutorState state)
-{
-	int			n = 0;
-
-	for (int i = 0; i < TASKER_MAX_EXECUTORS; i++)
-		n += step->slots[i].state == state && step->slots[i].database == MyDatabaseId &&
-			step->slots[i].owner == step->owner;
-	return n;
-}
-
-static char *
-has_executor(Step *step)
-{
-	if (count_executors(step, EXECUTOR_IDLE) > 0)
-		return pstrdup("an executor is just looking for work and takes it in a moment");
-	if (count_executors(step, EXECUTOR_STARTING) > 0)
-		return pstrdup("its executor is just being started");
-	return NULL;
-}
-
-static char *
-has_busy_executors(Step *step)
-{
-	int			busy = count_executors(step, EXECUTOR_BUSY);
-	int			named = 0;
-	StringInfoData list;
-
-	if (busy < tasker_max_executors_per_role)
-		return NULL;
-	initStringInfo(&list);
-	for (int i = 0; i < TASKER_MAX_EXECUTORS && named < MAX_NAMED; i++)
-	{
-		ExecutorSlot *slot = &step->slots[i];
-
-		if (slot->state == EXECUTOR_BUSY && slot->database == MyDatabaseId && slot->owner == step->owner)
-			appendStringInfo(&list, "%s%s", named++ > 0 ? ", " : "", shown_work(slot));
-	}
-	if (busy > named)
-		appendStringInfo(&list, " and %d more", busy - named);
-	return psprintf("all executors that role \"%s\" may have (tasker.max_executors_per_role, %d) are busy: %s",
-					step->role_name, tasker_max_executors_per_role, list.data);
-}
-
-static char *
-has_full_server(Step *step)
-{
-	int			all = 0;
-
-	for (int i = 0; i < TASKER_MAX_EXECUTORS; i++)
-		all += step->slots[i].state != EXECUTOR_FREE;
-	if (all < tasker_max_executors)
-		return NULL;
-	return psprintf("all executors of this server (tasker.max_executors, %d) are in use, %d of them by role \"%s\": "
-					"raise the setting, or wait for one to be idle for tasker.executor_idle_timeout",
-					tasker_max_executors, count_executors(step, EXECUTOR_BUSY), step->role_name);
-}
-
-static char *
-has_no_worker(Step *step)
-{
-	if (count_executors(step, EXECUTOR_BUSY) > 0)
-		return NULL;
-	tasker_run(&count_workers, NULL, NULL);
-	if (int_at(1) < max_worker_processes)
-		return NULL;
-	return psprintf("the server has no background worker left for an executor (max_worker_processes is %d): "
-					"raise that setting, or %s", max_worker_processes, call_run(step));
-}
-
-static char *
-comes_soon(Step *step)
-{
-	return pstrdup("the scheduler has not yet given it to an executor, which it does in a moment: "
-				   "if it does not, the server's log says why");
-}
-
-/* ------------------------------------------------------------- the sentences */
-
-static void
-begin_sentence(Step *step)
+begin_sentence(ExplainedStep *step)
 {
 	if (step->out->len > 0)
 		appendStringInfo(step->out, " S%s", step->label + 1);
@@ -542,7 +94,7 @@ begin_sentence(Step *step)
 
 /* More sentences that hold for whatever waits for a time. */
 static void
-add_time_obstacles(Step *step)
+add_time_obstacles(ExplainedStep *step)
 {
 	char	   *obstacle = scheduler_obstacle(step);
 
@@ -555,7 +107,7 @@ add_time_obstacles(Step *step)
 
 /* It is not over, but the task is. Returns whether it is so. */
 static bool
-is_task_over(Step *step)
+is_task_over(ExplainedStep *step)
 {
 	if (!task_state_final(step->task_state))
 		return false;
@@ -567,7 +119,7 @@ is_task_over(Step *step)
 
 /* Somebody has it in hand. Returns whether it is so. */
 static bool
-is_running(Step *step)
+is_running(ExplainedStep *step)
 {
 	TransactionId xid = TransactionIdIsValid(step->taking) ? step->taking : step->changing;
 
@@ -576,19 +128,19 @@ is_running(Step *step)
 		begin_sentence(step);
 		appendStringInfo(step->out, " is running right now, attempt %d of %d: process %d, an executor of role \"%s\", "
 						 "has been at it since %s.", step->attempts + 1, step->max_attempts, step->runs_it->pid,
-						 step->role_name, shown_time(step->runs_it->since));
+						 step->role_name, explain_time(step->runs_it->since));
 		return true;
 	}
 	if (!TransactionIdIsValid(xid))
 		return false;
 	begin_sentence(step);
 	appendStringInfo(step->out, " is %s and in the hands of %s, which runs or changes it in a transaction "
-					 "that has not ended.", step_state_name(step->state), shown_process(xid));
+					 "that has not ended.", step_state_name(step->state), explain_process(xid));
 	return true;
 }
 
 static void
-add_change(Step *step)
+add_change(ExplainedStep *step)
 {
 	Datum		values[3] = {Int64GetDatum(step->task_id), Int32GetDatum(step->step_id),
 	CStringGetTextDatum(step_state_name(step->state))};
@@ -598,32 +150,32 @@ add_change(Step *step)
 
 	if (tasker_run(&find_change, values, NULL) == 0)
 		return;
-	by = text_at(0, 2);
-	action = text_at(0, 3);
-	reason = text_at(0, 4);
-	appendStringInfo(step->out, " at %s", shown_time(time_at(1)));
+	by = explain_text_at(0, 2);
+	action = explain_text_at(0, 3);
+	reason = explain_text_at(0, 4);
+	appendStringInfo(step->out, " at %s", explain_time(explain_time_at(1)));
 	if (by != NULL)
 		appendStringInfo(step->out, " by role \"%s\"", by);
 	if (action != NULL)
 		appendStringInfo(step->out, " with %s", action);
 	if (reason != NULL)
-		appendStringInfo(step->out, ", because of %s", shown_text(reason));
+		appendStringInfo(step->out, ", reason: %s", explain_text(reason));
 }
 
 static void
-explain_complete(Step *step)
+explain_complete(ExplainedStep *step)
 {
 	begin_sentence(step);
 	appendStringInfoString(step->out, " is complete");
 	if (step->completed_at != 0)
-		appendStringInfo(step->out, " since %s", shown_time(step->completed_at));
+		appendStringInfo(step->out, " since %s", explain_time(step->completed_at));
 	if (step->attempts > 0)
 		appendStringInfo(step->out, ", by attempt %d of %d", step->attempts, step->max_attempts);
 	appendStringInfoString(step->out, ": there is nothing to do.");
 }
 
 static void
-explain_resolved(Step *step)
+explain_resolved(ExplainedStep *step)
 {
 	begin_sentence(step);
 	appendStringInfoString(step->out, " was resolved manually");
@@ -632,7 +184,7 @@ explain_resolved(Step *step)
 }
 
 static void
-explain_skipped(Step *step)
+explain_skipped(ExplainedStep *step)
 {
 	begin_sentence(step);
 	appendStringInfoString(step->out, " was skipped");
@@ -641,7 +193,7 @@ explain_skipped(Step *step)
 }
 
 static void
-explain_cancelled(Step *step)
+explain_cancelled(ExplainedStep *step)
 {
 	begin_sentence(step);
 	appendStringInfoString(step->out, " was cancelled");
@@ -651,11 +203,11 @@ explain_cancelled(Step *step)
 						 task_state_name(step->task_state));
 	else
 		appendStringInfo(step->out, ". It will not run; for the steps after it to run give it a result: "
-						 "SELECT tasker.resolve_step(" INT64_FORMAT ", %d, '{...}').", step->task_id, step->step_id);
+						 "SELECT tasker.resolve_step(" INT64_FORMAT ", %d, results => ...).", step->task_id, step->step_id);
 }
 
 static void
-explain_error(Step *step)
+explain_error(ExplainedStep *step)
 {
 	bool		attempts_left = step->attempts < step->max_attempts;
 
@@ -664,22 +216,22 @@ explain_error(Step *step)
 	begin_sentence(step);
 	appendStringInfo(step->out, " failed for good with %s", shown_error(step));
 	if (step->last_attempted_at != 0)
-		appendStringInfo(step->out, " at %s", shown_time(step->last_attempted_at));
+		appendStringInfo(step->out, " at %s", explain_time(step->last_attempted_at));
 	appendStringInfo(step->out, ", in attempt %d of %d%s. When the cause is gone SELECT tasker.retry_step("
 					 INT64_FORMAT ", %d) gives it all its attempts again; "
-					 "SELECT tasker.resolve_step(" INT64_FORMAT ", %d, '{...}') goes on without it.",
+					 "SELECT tasker.resolve_step(" INT64_FORMAT ", %d, results => ...) goes on without it.",
 					 step->attempts, step->max_attempts,
 					 !attempts_left ? "" : step->retryable ? ", after an error that is not retried" :
 					 " (the step is not retryable)",
 					 step->task_id, step->step_id, step->task_id, step->step_id);
 	if (TransactionIdIsValid(step->changing))
 		appendStringInfo(step->out, " Just now it is in the hands of %s, in a transaction that has not ended.",
-						 shown_process(step->changing));
+						 explain_process(step->changing));
 }
 
 /* For a step that waits for its time: has it come, and who will see to it? */
 static void
-add_timer(Step *step)
+add_timer(ExplainedStep *step)
 {
 	if (step->next_attempt_at > tasker_now())
 		add_time_obstacles(step);
@@ -694,31 +246,31 @@ add_timer(Step *step)
 }
 
 static void
-explain_waiting(Step *step)
+explain_waiting(ExplainedStep *step)
 {
 	if (is_task_over(step) || is_running(step))
 		return;
 	begin_sentence(step);
 	appendStringInfo(step->out, " waits for its start time, %s.",
-					 step->next_attempt_at == 0 ? "which it does not have" : shown_time(step->next_attempt_at));
+					 step->next_attempt_at == 0 ? "which it does not have" : explain_time(step->next_attempt_at));
 	add_timer(step);
 }
 
 static void
-explain_retry(Step *step)
+explain_retry(ExplainedStep *step)
 {
 	if (is_task_over(step) || is_running(step))
 		return;
 	begin_sentence(step);
 	appendStringInfo(step->out, " failed with %s in attempt %d of %d; the next attempt begins at %s, "
 					 "or now with SELECT tasker.retry_step(" INT64_FORMAT ", %d).",
-					 shown_error(step), step->attempts, step->max_attempts, shown_time(step->next_attempt_at),
+					 shown_error(step), step->attempts, step->max_attempts, explain_time(step->next_attempt_at),
 					 step->task_id, step->step_id);
 	add_timer(step);
 }
 
 static void
-explain_in_progress(Step *step)
+explain_in_progress(ExplainedStep *step)
 {
 	char	   *obstacle = scheduler_obstacle(step);
 
@@ -729,9 +281,9 @@ explain_in_progress(Step *step)
 	if (step->runs_it != NULL)
 		appendStringInfo(step->out, ", in process %d", step->runs_it->pid);
 	if (step->claimed_by != NULL)
-		appendStringInfo(step->out, ", claimed by %s", shown_text(step->claimed_by));
+		appendStringInfo(step->out, ", claimed by %s", explain_text(step->claimed_by));
 	if (step->last_attempted_at != 0)
-		appendStringInfo(step->out, " since %s", shown_time(step->last_attempted_at));
+		appendStringInfo(step->out, " since %s", explain_time(step->last_attempted_at));
 	if (step->lease_expires_at == 0 && step->runs_it == NULL)
 		appendStringInfo(step->out, ", without a lease: nobody will take it away. If nobody works on it, "
 						 "UPDATE tasker.workflow_steps SET state = 'enqueued' WHERE task_id = " INT64_FORMAT
@@ -740,26 +292,26 @@ explain_in_progress(Step *step)
 		appendStringInfoString(step->out, ".");
 	else if (step->lease_expires_at > tasker_now())
 		appendStringInfo(step->out, ". Unless its worker completes, fails or extends it, its lease runs out at %s.",
-						 shown_time(step->lease_expires_at));
+						 explain_time(step->lease_expires_at));
 	else if (obstacle == NULL)
 		appendStringInfo(step->out, ". Its lease ran out at %s: the scheduler takes it away in a moment.",
-						 shown_time(step->lease_expires_at));
+						 explain_time(step->lease_expires_at));
 	else
 		appendStringInfo(step->out, ". Its lease ran out at %s, but %s.",
-						 shown_time(step->lease_expires_at), obstacle);
+						 explain_time(step->lease_expires_at), obstacle);
 }
 
 /* ------------------------------------------------------------------ enqueued */
 
 static void
-add_ahead(Step *step)
+add_ahead(ExplainedStep *step)
 {
 	Datum		values[5] = {Int32GetDatum(step->lane), Int32GetDatum(step->rank), Int64GetDatum(step->task_id),
 	Int32GetDatum(step->step_id), Int32GetDatum(MAX_AHEAD + 1)};
 	int			ahead;
 
 	tasker_run(&count_ahead, values, NULL);
-	ahead = int_at(1);
+	ahead = explain_int_at(1);
 	if (ahead > MAX_AHEAD)
 		appendStringInfo(step->out, " More than %d steps are before it.", MAX_AHEAD);
 	else if (ahead > 0)
@@ -769,11 +321,8 @@ add_ahead(Step *step)
 }
 
 static void
-explain_enqueued(Step *step)
+explain_enqueued(ExplainedStep *step)
 {
-	static const Obstacle obstacles[] = {is_standby, has_unusable_owner, is_switched_off, has_no_scheduler,
-	has_executor, has_busy_executors, has_full_server, has_no_worker, comes_soon};
-
 	if (is_task_over(step) || is_running(step))
 		return;
 	begin_sentence(step);
@@ -793,7 +342,7 @@ explain_enqueued(Step *step)
 	else
 	{
 		appendStringInfo(step->out, " is ready to run, but %s.",
-						 first_obstacle(step, obstacles, lengthof(obstacles)));
+						 executor_obstacle(step));
 		add_ahead(step);
 	}
 }
@@ -804,20 +353,32 @@ static void explain_one(StringInfo out, int64 task_id, int step_id);
 
 /* "its parent step 1 ("a"), which is enqueued"; returns whether there is one. */
 static bool
-add_parents(Step *step)
+add_parents(ExplainedStep *step)
 {
-	Datum		values[3] = {Int64GetDatum(step->task_id), Int32GetDatum(step->step_id), Int32GetDatum(MAX_NAMED)};
+	static const char *const words[STEP_STATES] = {
+		[STEP_PENDING] = "pending",
+		[STEP_WAITING] = "waiting for its start time",
+		[STEP_ENQUEUED] = "enqueued",
+		[STEP_IN_PROGRESS] = "in progress",
+		[STEP_WAITING_FOR_RETRY] = "waiting for a retry",
+		[STEP_COMPLETE] = "complete",
+		[STEP_ERROR] = "in error",
+		[STEP_SKIPPED] = "skipped",
+		[STEP_CANCELLED] = "cancelled",
+		[STEP_RESOLVED_MANUALLY] = "resolved",
+	};
+	Datum		values[3] = {Int64GetDatum(step->task_id), Int32GetDatum(step->step_id), Int32GetDatum(EXPLAIN_NAMED)};
 	int			named = (int) tasker_run(&find_parents, values, NULL);
 	int			all;
 
 	if (named == 0)
 		return false;
-	all = int_at(4);
+	all = explain_int_at(4);
 	appendStringInfo(step->out, all == 1 ? " waits for its parent " : " waits for %d of its parents: ", all);
 	for (int i = 0; i < named; i++)
-		appendStringInfo(step->out, "%s%s, %s%s", i == 0 ? "" : i + 1 == all ? ", and " : ", ",
-						 shown_step(DatumGetInt32(tasker_value_notnull(i, 1)), text_at(i, 2)),
-						 all == 1 ? "which is " : "", text_at(i, 3));
+		appendStringInfo(step->out, "%s%s, which is %s", i == 0 ? "" : i + 1 == all ? ", and " : ", ",
+						 explain_label(DatumGetInt32(tasker_value_notnull(i, 1)), explain_text_at(i, 2)),
+						 words[step_state_from_text(tasker_value_notnull(i, 3))]);
 	if (all > named)
 		appendStringInfo(step->out, ", and %d more", all - named);
 	appendStringInfoString(step->out, ".");
@@ -826,16 +387,16 @@ add_parents(Step *step)
 
 /* An ancestor failed: it is that one which needs somebody. */
 static void
-add_failed_ancestor(Step *step, Step *failed, int errors, int cancelled)
+add_failed_ancestor(ExplainedStep *step, ExplainedStep *failed, int errors, int cancelled)
 {
 	appendStringInfo(step->out, " It can not run before %s, which ", failed->label);
 	if (failed->state == STEP_ERROR)
 		appendStringInfo(step->out, "failed for good with %s, is retried or resolved: SELECT tasker.retry_step("
-						 INT64_FORMAT ", %d), or tasker.resolve_step(" INT64_FORMAT ", %d, '{...}').",
+						 INT64_FORMAT ", %d), or tasker.resolve_step(" INT64_FORMAT ", %d, results => ...).",
 						 shown_error(failed), step->task_id, failed->step_id, step->task_id, failed->step_id);
 	else
 		appendStringInfo(step->out, "was cancelled, is resolved: SELECT tasker.resolve_step("
-						 INT64_FORMAT ", %d, '{...}').", step->task_id, failed->step_id);
+						 INT64_FORMAT ", %d, results => ...).", step->task_id, failed->step_id);
 	if (errors + cancelled > 1)
 		appendStringInfo(step->out, " So must %d more of the steps before it that are in error or cancelled",
 						 errors + cancelled - 1);
@@ -847,7 +408,7 @@ add_failed_ancestor(Step *step, Step *failed, int errors, int cancelled)
 }
 
 static void
-explain_pending(Step *step)
+explain_pending(ExplainedStep *step)
 {
 	Datum		values[2] = {Int64GetDatum(step->task_id), Int32GetDatum(step->step_id)};
 	int			head;
@@ -864,15 +425,15 @@ explain_pending(Step *step)
 						 "SELECT * FROM tasker.verify_task(" INT64_FORMAT ") looks into it.", step->task_id);
 		return;
 	}
-	head = int_at(1);
+	head = explain_int_at(1);
 	failed = DatumGetBool(tasker_value_notnull(0, 2));
 	if (failed)
 	{
-		int			errors = int_at(3);
-		int			cancelled = int_at(4);
-		Step		ancestor;
+		int			errors = explain_int_at(3);
+		int			cancelled = explain_int_at(4);
+		ExplainedStep ancestor;
 
-		read_step(&ancestor, step->out, step->task_id, head);
+		explain_read(&ancestor, step->out, step->task_id, head);
 		add_failed_ancestor(step, &ancestor, errors, cancelled);
 	}
 	if (step->task_state == TASK_PAUSED)
@@ -900,9 +461,9 @@ explain_one(StringInfo out, int64 task_id, int step_id)
 		[STEP_CANCELLED] = explain_cancelled,
 		[STEP_RESOLVED_MANUALLY] = explain_resolved,
 	};
-	Step		step;
+	ExplainedStep step;
 
-	read_step(&step, out, task_id, step_id);
+	explain_read(&step, out, task_id, step_id);
 	explainers[step.state] (&step);
 }
 
