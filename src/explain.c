@@ -117,20 +117,25 @@ is_task_over(ExplainedStep *step)
 	return true;
 }
 
-/* Somebody has it in hand. Returns whether it is so. */
+/* An executor is at it. Returns whether it is so. */
 static bool
 is_running(ExplainedStep *step)
 {
+	if (step->runs_it == NULL)
+		return false;
+	begin_sentence(step);
+	appendStringInfo(step->out, " is running right now, attempt %d of %d: process %d, an executor of role \"%s\", "
+					 "has been at it since %s.", step->attempts + 1, step->max_attempts, step->runs_it->pid,
+					 step->role_name, explain_time(step->runs_it->since));
+	return true;
+}
+
+/* Some transaction has it in hand. Returns whether it is so. */
+static bool
+is_taken(ExplainedStep *step)
+{
 	TransactionId xid = TransactionIdIsValid(step->taking) ? step->taking : step->changing;
 
-	if (step->runs_it != NULL)
-	{
-		begin_sentence(step);
-		appendStringInfo(step->out, " is running right now, attempt %d of %d: process %d, an executor of role \"%s\", "
-						 "has been at it since %s.", step->attempts + 1, step->max_attempts, step->runs_it->pid,
-						 step->role_name, explain_time(step->runs_it->since));
-		return true;
-	}
 	if (!TransactionIdIsValid(xid))
 		return false;
 	begin_sentence(step);
@@ -139,6 +144,16 @@ is_running(ExplainedStep *step)
 	return true;
 }
 
+/* The same after all else that there is to say. */
+static void
+add_taken(ExplainedStep *step)
+{
+	if (TransactionIdIsValid(step->changing))
+		appendStringInfo(step->out, " Just now it is in the hands of %s, in a transaction that has not ended.",
+						 explain_process(step->changing));
+}
+
+/* When it came into its state, by whom and why, as far as the history knows. */
 static void
 add_change(ExplainedStep *step)
 {
@@ -224,9 +239,7 @@ explain_error(ExplainedStep *step)
 					 !attempts_left ? "" : step->retryable ? ", after an error that is not retried" :
 					 " (the step is not retryable)",
 					 step->task_id, step->step_id, step->task_id, step->step_id);
-	if (TransactionIdIsValid(step->changing))
-		appendStringInfo(step->out, " Just now it is in the hands of %s, in a transaction that has not ended.",
-						 explain_process(step->changing));
+	add_taken(step);
 }
 
 /* For a step that waits for its time: has it come, and who will see to it? */
@@ -248,7 +261,7 @@ add_timer(ExplainedStep *step)
 static void
 explain_waiting(ExplainedStep *step)
 {
-	if (is_task_over(step) || is_running(step))
+	if (is_task_over(step) || is_running(step) || is_taken(step))
 		return;
 	begin_sentence(step);
 	appendStringInfo(step->out, " waits for its start time, %s.",
@@ -259,7 +272,7 @@ explain_waiting(ExplainedStep *step)
 static void
 explain_retry(ExplainedStep *step)
 {
-	if (is_task_over(step) || is_running(step))
+	if (is_task_over(step) || is_running(step) || is_taken(step))
 		return;
 	begin_sentence(step);
 	appendStringInfo(step->out, " failed with %s in attempt %d of %d; the next attempt begins at %s, "
@@ -323,7 +336,7 @@ add_ahead(ExplainedStep *step)
 static void
 explain_enqueued(ExplainedStep *step)
 {
-	if (is_task_over(step) || is_running(step))
+	if (is_task_over(step) || is_running(step) || is_taken(step))
 		return;
 	begin_sentence(step);
 	if (step->task_state == TASK_PAUSED)
@@ -436,6 +449,7 @@ explain_pending(ExplainedStep *step)
 		explain_read(&ancestor, step->out, step->task_id, head);
 		add_failed_ancestor(step, &ancestor, errors, cancelled);
 	}
+	add_taken(step);
 	if (step->task_state == TASK_PAUSED)
 		appendStringInfo(step->out, " Its task is paused, too: SELECT tasker.resume_task(" INT64_FORMAT ").",
 						 step->task_id);

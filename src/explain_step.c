@@ -180,7 +180,7 @@ explain_read(ExplainedStep *step, StringInfo out, int64 task_id, int step_id)
 				 errmsg("task " INT64_FORMAT " has no step %d", task_id, step_id),
 				 errdetail("No row of tasker.workflow_steps has these ids."),
 				 errhint("tasker.step_status lists the steps of the task.")));
-	memset(step, 0, sizeof(Step));
+	memset(step, 0, sizeof(ExplainedStep));
 	step->out = out;
 	step->task_id = task_id;
 	step->step_id = step_id;
