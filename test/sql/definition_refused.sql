@@ -135,8 +135,8 @@ CREATE TABLE shop.orders (id int);
 SELECT refused_sql(s) FROM unnest(ARRAY['', ' -- nothing', 'SELEC 1', 'SELECT * FROM nowhere', 'SELECT $2', 'SELECT no_such_function($1)',
 	'SELECT 1', 'SELECT $1, $1', 'SELECT', 'SELECT ''{}''', 'SELECT $1::json', 'SHOW work_mem', 'DELETE FROM shop.orders RETURNING id',
 	'SELECT $1; SELECT 1', 'COMMIT', 'ROLLBACK; SELECT $1', 'SAVEPOINT a', 'COPY shop.orders TO STDOUT', 'COPY shop.orders FROM STDIN', 'VACUUM shop.orders',
-	'ALTER SYSTEM SET work_mem = 1', 'CREATE DATABASE d', 'SELECT pg_notify(''a'', ''b'')', 'SELECT ''x''::int', 'DO $$BEGIN', 'SELECT ''unfinished']) AS s;
-SELECT refused_sql('SELECT 1; DELETE FROM shop.orders');
+	'ALTER SYSTEM SET work_mem = 1', 'CREATE DATABASE d', 'SELECT ''x''::int', 'DO $$BEGIN', 'SELECT ''unfinished']) AS s;
+SELECT refused_sql('SELECT 1; DELETE FROM shop.orders; SELECT pg_notify(''a'', ''b'')');
 SELECT tasker.drop_named_task('refused', '1.0.0');
 
 -- intervals
