@@ -30,6 +30,8 @@
 
 /* A handler that takes this long is not to hide what ended before it. */
 #define SLOW_MS			5.0
+/* How often a single step may be taken away before it is at fault itself. */
+#define MAX_CONFLICTS	5
 /* More writing subtransactions would slow down every session's snapshots. */
 #define MAX_PROTECTED	50
 
@@ -430,6 +432,8 @@ run_wave(Batch *batch)
 		if (batch->nended > 0 && (is_full(batch) || may_be_slow(step)))
 			break;
 		run_attempt(step, batch->runner, batch->context);
+		if (step->superseded)
+			continue;
 		add_ended(batch, step);
 		if (step->to != STEP_COMPLETE)
 			batch->result.failed++;
@@ -624,21 +628,31 @@ void
 batch_succeeded(BatchRunner *runner, const BatchResult *result)
 {
 	runner->last_task = 0;
+	runner->conflicts = 0;
 	if (result->failed == 0)
 		runner->mode = BATCH_OPTIMISTIC;
 }
 
 /*
- * The batch was rolled back: be more careful. Returns false if it can not be
- * more careful, so the step that ran last is at fault.
+ * The batch was rolled back: be more careful. Returns true if it can not be
+ * more careful, so the step that ran last is at fault and the error is to be
+ * recorded as its attempt's (refuse_steps). A step that somebody else took away
+ * is not, unless that seems to happen for ever.
  */
 bool
-batch_failed(BatchRunner *runner)
+batch_failed(BatchRunner *runner, ErrorData *error)
 {
-	if (runner->mode == BATCH_SINGLE)
+	bool		conflict = error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
+	error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE;
+
+	if (runner->mode != BATCH_SINGLE)
+	{
+		runner->mode++;
 		return false;
-	runner->mode++;
-	return true;
+	}
+	if (runner->last_task == 0)
+		return false;
+	return !conflict || ++runner->conflicts > MAX_CONFLICTS;
 }
 
 /*

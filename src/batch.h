@@ -31,6 +31,7 @@ typedef struct BatchRunner
 										 * the task? */
 	int64		last_task;		/* what ran when an error came out of a batch */
 	int			last_step;
+	int			conflicts;		/* how often in a row it was taken away */
 } BatchRunner;
 
 typedef struct BatchResult
@@ -43,7 +44,7 @@ typedef struct BatchResult
 extern void batch_runner_init(BatchRunner *runner, int lane);
 extern BatchResult run_batch(BatchRunner *runner);
 extern void batch_succeeded(BatchRunner *runner, const BatchResult *result);
-extern bool batch_failed(BatchRunner *runner);
+extern bool batch_failed(BatchRunner *runner, ErrorData *error);
 extern int	refuse_steps(int lane, int64 task_id, int step_id, ErrorData *error);
 
 #endif							/* TASKER_BATCH_H */

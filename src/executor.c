@@ -93,11 +93,6 @@ was_interrupted(void)
 static void
 blame_step(BatchRunner *runner, ErrorData *error)
 {
-	bool		conflict = error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
-	error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE;
-
-	if (conflict || runner->last_task == 0)
-		return;					/* somebody else took the step away */
 	process_begin_transaction();
 	refuse_steps(runner->lane, runner->last_task, runner->last_step, error);
 	process_commit();
@@ -142,7 +137,7 @@ one_batch(BatchRunner *runner)
 		ereport(DEBUG1,
 				(errcode(error->sqlerrcode),
 				 errmsg_internal("tasker repeats a batch with more care: %s", error->message)));
-		if (!batch_failed(runner) && !interrupted)
+		if (batch_failed(runner, error) && !interrupted)
 			blame_step(runner, error);
 		taken = 1;				/* look again at once */
 	}

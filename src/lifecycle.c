@@ -10,6 +10,8 @@
  */
 #include "process.h"
 
+#include "access/htup_details.h"
+#include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "miscadmin.h"
@@ -17,6 +19,7 @@
 #include "pgstat.h"
 #include "storage/latch.h"
 #include "tcop/utility.h"
+#include "utils/acl.h"
 #include "utils/syscache.h"
 
 #include <signal.h>
@@ -62,6 +65,20 @@ database_wanted(Node *command)
 		default:
 			return NULL;
 	}
+}
+
+/* Without the rights for it the command will fail, and nobody need leave. */
+static bool
+may_have(Oid database)
+{
+	HeapTuple	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
+	bool		result;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	result = has_privs_of_role(GetUserId(), ((Form_pg_database) GETSTRUCT(tuple))->datdba);
+	ReleaseSysCache(tuple);
+	return result;
 }
 
 /* Tell the database's processes to leave; returns how many there are still. */
@@ -151,10 +168,9 @@ process_utility(PROCESS_UTILITY_PARAMETERS)
 	char	   *name = database_wanted(pstmt->utilityStmt);
 	Oid			database = InvalidOid;
 
-	/* without the rights for it the command fails, and nobody need leave */
-	if (name != NULL && (superuser() || have_createdb_privilege()))
+	if (name != NULL)
 		database = get_database_oid(name, true);
-	if (!OidIsValid(database))
+	if (!OidIsValid(database) || !may_have(database))
 	{
 		run_previous(PROCESS_UTILITY_ARGUMENTS);
 		return;

@@ -48,11 +48,9 @@ rollback_and_blame(BatchRunner *runner, ErrorData *error)
 	(void) handler_timed_out();
 	SPI_rollback();
 	SPI_start_transaction();
-	if (batch_failed(runner))
-		return;
 	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
 		ReThrowError(error);
-	if (error->sqlerrcode != ERRCODE_T_R_SERIALIZATION_FAILURE)
+	if (batch_failed(runner, error))
 	{
 		refuse_steps(runner->lane, runner->last_task, runner->last_step, error);
 		commit();
