@@ -67,3 +67,25 @@ CREATE FUNCTION tasker.verify_task(task_id bigint, OUT problem text, OUT step_id
 COMMENT ON FUNCTION tasker.verify_task(bigint) IS
 'What is wrong with a task, one row each (step_id is null if it is the task''s own state); no row if all is well. Counters of parents are counted again, ready_steps is held against ready_steps_by_recursion, what is ready or waits must be known to executors or the scheduler, the task''s state must follow from its steps'', and edges must connect steps of it and close no cycle. It may be asked of a running task.
 Errors: TK200 unknown task. Example: SELECT * FROM tasker.verify_task(42);';
+
+-- ------------------------------------------------------------------ edges by hand
+CREATE FUNCTION tasker.edges_changed() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'tasker_edges_changed' LANGUAGE C;
+COMMENT ON FUNCTION tasker.edges_changed() IS
+'Trigger: refuses an edge that closes a cycle or goes from a larger step_id to a smaller (TK303), one that comes too late for its child (TK304) and any change of one (TK301); counts the parents of pending steps anew after edges were added or deleted.';
+
+CREATE TRIGGER edges_inserted AFTER INSERT ON tasker.workflow_step_edges
+	REFERENCING NEW TABLE AS new_edges
+	FOR EACH STATEMENT EXECUTE FUNCTION tasker.edges_changed();
+CREATE TRIGGER edges_deleted AFTER DELETE ON tasker.workflow_step_edges
+	REFERENCING OLD TABLE AS old_edges
+	FOR EACH STATEMENT EXECUTE FUNCTION tasker.edges_changed();
+CREATE TRIGGER edges_updated AFTER UPDATE ON tasker.workflow_step_edges
+	REFERENCING OLD TABLE AS old_edges NEW TABLE AS new_edges
+	FOR EACH STATEMENT EXECUTE FUNCTION tasker.edges_changed();
+ALTER TABLE tasker.workflow_step_edges ENABLE ALWAYS TRIGGER edges_inserted;
+ALTER TABLE tasker.workflow_step_edges ENABLE ALWAYS TRIGGER edges_deleted;
+ALTER TABLE tasker.workflow_step_edges ENABLE ALWAYS TRIGGER edges_updated;
+COMMENT ON TRIGGER edges_inserted ON tasker.workflow_step_edges IS 'Checks new edges, counts parents anew.';
+COMMENT ON TRIGGER edges_deleted ON tasker.workflow_step_edges IS 'Counts parents anew, and releases a step that waits for none any more.';
+COMMENT ON TRIGGER edges_updated ON tasker.workflow_step_edges IS 'Refuses to change edges.';

@@ -21,29 +21,42 @@ static const char *const kind_names[] = {
 	[HANDLER_QUEUE] = "queue",
 };
 
-/* The same definition, as a query that visits each step and each edge once. */
+/*
+ * The same definition, as a query that visits each step and each edge a fixed
+ * number of times. It is put together from sets and from look-ups by a whole
+ * primary key, so that no plan of it, however little is known of the tables
+ * when it is made, compares every step with every other.
+ */
 static TaskerQuery ready_by_recursion = {
-	.sql = "WITH RECURSIVE reached (step_id) AS ("
+	.sql = "WITH RECURSIVE roots (step_id) AS ("
 	"SELECT s.step_id FROM tasker.workflow_steps s WHERE s.task_id = $1 "
-	"AND NOT EXISTS (SELECT FROM tasker.workflow_step_edges e WHERE e.task_id = $1 AND e.to_step_id = s.step_id) "
-	"UNION "
-	"SELECT e.to_step_id FROM reached r "
-	"JOIN tasker.workflow_step_edges e ON e.task_id = $1 AND e.from_step_id = r.step_id) "
-	"SELECT s.step_id, n.name, s.attempts, s.priority, n.handler_kind, n.handler "
-	"FROM reached r "
-	"JOIN tasker.workflow_steps s ON s.task_id = $1 AND s.step_id = r.step_id "
-	"JOIN tasker.tasks t ON t.task_id = $1 "
-	"JOIN tasker.named_steps n ON n.named_task_id = t.named_task_id AND n.step_no = s.step_no "
-	"WHERE t.state IN ('pending', 'in_progress') "
+	"EXCEPT SELECT e.to_step_id FROM tasker.workflow_step_edges e WHERE e.task_id = $1), "
+	"reached (step_id) AS ("
+	"SELECT step_id FROM roots "
+	"UNION SELECT c.to_step_id FROM reached r CROSS JOIN LATERAL ("
+	"SELECT e.to_step_id FROM tasker.workflow_step_edges e "
+	"WHERE e.task_id = $1 AND e.from_step_id = r.step_id OFFSET 0) AS c), "
+	"startable (step_id) AS ("
+	"SELECT s.step_id FROM tasker.workflow_steps s WHERE s.task_id = $1 "
 	"AND s.state IN ('pending', 'waiting', 'enqueued', 'waiting_for_retry') "
-	"AND (s.attempts = 0 OR (n.retryable AND s.attempts < n.max_attempts)) "
 	"AND (s.next_attempt_at IS NULL OR s.next_attempt_at <= $2) "
-	"AND (s.lease_expires_at IS NULL OR s.lease_expires_at <= $2) "
-	"AND (SELECT pg_catalog.count(*) FROM tasker.workflow_step_edges e "
-	"LEFT JOIN tasker.workflow_steps p ON p.task_id = $1 AND p.step_id = e.from_step_id "
-	"WHERE e.task_id = $1 AND e.to_step_id = s.step_id "
-	"AND (p.state IN ('complete', 'resolved_manually', 'skipped')) IS NOT TRUE) = 0 "
-	"ORDER BY s.step_id",
+	"AND (s.lease_expires_at IS NULL OR s.lease_expires_at <= $2)), "
+	"blocked (step_id) AS ("
+	"SELECT e.to_step_id FROM tasker.workflow_step_edges e LEFT JOIN LATERAL ("
+	"SELECT p.state FROM tasker.workflow_steps p "
+	"WHERE p.task_id = $1 AND p.step_id = e.from_step_id OFFSET 0) AS parent ON true "
+	"WHERE e.task_id = $1 "
+	"AND (parent.state IN ('complete', 'resolved_manually', 'skipped')) IS NOT TRUE), "
+	"ready (step_id) AS ("
+	"(SELECT step_id FROM reached INTERSECT SELECT step_id FROM startable) "
+	"EXCEPT SELECT step_id FROM blocked) "
+	"SELECT d.* FROM ready CROSS JOIN LATERAL ("
+	"SELECT s.step_id, n.name, s.attempts, s.priority, n.handler_kind, n.handler "
+	"FROM tasker.tasks t JOIN tasker.workflow_steps s ON s.task_id = t.task_id "
+	"JOIN tasker.named_steps n ON n.named_task_id = t.named_task_id AND n.step_no = s.step_no "
+	"WHERE t.task_id = $1 AND t.state IN ('pending', 'in_progress') AND s.step_id = ready.step_id "
+	"AND (s.attempts = 0 OR (n.retryable AND s.attempts < n.max_attempts)) OFFSET 0) AS d "
+	"ORDER BY d.step_id",
 	.args = {INT8OID, TIMESTAMPTZOID},
 	.columns = {INT4OID, TEXTOID, INT4OID, INT4OID, TEXTOID, TEXTOID},
 	.read_only = true,

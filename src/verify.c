@@ -13,14 +13,17 @@
 #include "miscadmin.h"
 #include "utils/tuplestore.h"
 
-/* Steps for which nothing says when somebody will look at them. */
+/*
+ * Steps for which nothing says when somebody will look at them. Counts, since
+ * EXISTS might be planned to read the whole table.
+ */
 static TaskerQuery steps_without_hint = {
 	.sql = "SELECT s.step_id, s.state::text, s.next_attempt_at::text FROM tasker.workflow_steps s "
 	"WHERE s.task_id = $1 AND CASE "
-	"WHEN s.state = 'enqueued' AND $2 THEN NOT EXISTS (SELECT FROM tasker.ready_queue q "
-	"WHERE q.lane = s.lane AND q.rank = -s.priority AND q.task_id = s.task_id AND q.step_id = s.step_id) "
-	"WHEN s.state IN ('waiting', 'waiting_for_retry') THEN NOT EXISTS (SELECT FROM tasker.timers m "
-	"WHERE m.due_at = s.next_attempt_at AND m.task_id = s.task_id AND m.step_id = s.step_id) "
+	"WHEN s.state = 'enqueued' AND $2 THEN (SELECT pg_catalog.count(*) FROM tasker.ready_queue q "
+	"WHERE q.lane = s.lane AND q.rank = -s.priority AND q.task_id = s.task_id AND q.step_id = s.step_id) = 0 "
+	"WHEN s.state IN ('waiting', 'waiting_for_retry') THEN (SELECT pg_catalog.count(*) FROM tasker.timers m "
+	"WHERE m.due_at = s.next_attempt_at AND m.task_id = s.task_id AND m.step_id = s.step_id) = 0 "
 	"ELSE false END ORDER BY s.step_id",
 	.args = {INT8OID, BOOLOID},
 	.columns = {INT4OID, TEXTOID, TEXTOID},
