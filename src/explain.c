@@ -63,11 +63,13 @@ static TaskerQuery find_change = {
 	.read_only = true,
 };
 
+/* How many are to be taken before it, by who is taking them already. */
 static TaskerQuery count_ahead = {
-	.sql = "SELECT pg_catalog.count(*)::int FROM (SELECT FROM tasker.ready_queue q "
-	"WHERE q.lane = $1 AND (q.rank, q.task_id, q.step_id) < ($2, $3, $4) LIMIT $5) AS ahead",
+	.sql = "SELECT ahead.taking, pg_catalog.count(*)::int "
+	"FROM (SELECT q.xmax AS taking FROM tasker.ready_queue q "
+	"WHERE q.lane = $1 AND (q.rank, q.task_id, q.step_id) < ($2, $3, $4) LIMIT $5) AS ahead GROUP BY 1",
 	.args = {INT4OID, INT4OID, INT8OID, INT4OID, INT4OID},
-	.columns = {INT4OID},
+	.columns = {XIDOID, INT4OID},
 	.read_only = true,
 };
 
@@ -174,7 +176,7 @@ add_change(ExplainedStep *step)
 	if (action != NULL)
 		appendStringInfo(step->out, " with %s", action);
 	if (reason != NULL)
-		appendStringInfo(step->out, ", reason: %s", explain_text(reason));
+		appendStringInfo(step->out, " (reason: %s)", explain_text(reason));
 }
 
 static void
@@ -232,13 +234,13 @@ explain_error(ExplainedStep *step)
 	appendStringInfo(step->out, " failed for good with %s", shown_error(step));
 	if (step->last_attempted_at != 0)
 		appendStringInfo(step->out, " at %s", explain_time(step->last_attempted_at));
-	appendStringInfo(step->out, ", in attempt %d of %d%s. When the cause is gone SELECT tasker.retry_step("
-					 INT64_FORMAT ", %d) gives it all its attempts again; "
-					 "SELECT tasker.resolve_step(" INT64_FORMAT ", %d, results => ...) goes on without it.",
-					 step->attempts, step->max_attempts,
-					 !attempts_left ? "" : step->retryable ? ", after an error that is not retried" :
-					 " (the step is not retryable)",
-					 step->task_id, step->step_id, step->task_id, step->step_id);
+	if (step->attempts > 0)
+		appendStringInfo(step->out, ", in attempt %d of %d%s", step->attempts, step->max_attempts,
+						 !attempts_left ? "" : step->retryable ? ", after an error that is not retried" :
+						 " (the step is not retryable)");
+	appendStringInfo(step->out, ". When the cause is gone SELECT tasker.retry_step(" INT64_FORMAT ", %d) gives it all "
+					 "its attempts again; SELECT tasker.resolve_step(" INT64_FORMAT ", %d, results => ...) "
+					 "goes on without it.", step->task_id, step->step_id, step->task_id, step->step_id);
 	add_taken(step);
 }
 
@@ -253,7 +255,7 @@ add_timer(ExplainedStep *step)
 	else
 		appendStringInfoString(step->out, " That time has come: the scheduler makes it ready in a moment.");
 	if (!step->timed)
-		appendStringInfo(step->out, " But no timer is set for that time: UPDATE tasker.workflow_steps "
+		appendStringInfo(step->out, " And no timer is set for that time: UPDATE tasker.workflow_steps "
 						 "SET state = 'enqueued' WHERE task_id = " INT64_FORMAT " AND step_id = %d makes it ready now.",
 						 step->task_id, step->step_id);
 }
@@ -321,10 +323,12 @@ add_ahead(ExplainedStep *step)
 {
 	Datum		values[5] = {Int32GetDatum(step->lane), Int32GetDatum(step->rank), Int64GetDatum(step->task_id),
 	Int32GetDatum(step->step_id), Int32GetDatum(MAX_AHEAD + 1)};
-	int			ahead;
+	int			groups = (int) tasker_run(&count_ahead, values, NULL);
+	int			ahead = 0;
 
-	tasker_run(&count_ahead, values, NULL);
-	ahead = explain_int_at(1);
+	for (int i = 0; i < groups; i++)
+		if (!TransactionIdIsValid(explain_transaction_at(i, 1)))
+			ahead += DatumGetInt32(tasker_value_notnull(i, 2));
 	if (ahead > MAX_AHEAD)
 		appendStringInfo(step->out, " More than %d steps are before it.", MAX_AHEAD);
 	else if (ahead > 0)
@@ -411,13 +415,11 @@ add_failed_ancestor(ExplainedStep *step, ExplainedStep *failed, int errors, int 
 		appendStringInfo(step->out, "was cancelled, is resolved: SELECT tasker.resolve_step("
 						 INT64_FORMAT ", %d, results => ...).", step->task_id, failed->step_id);
 	if (errors + cancelled > 1)
-		appendStringInfo(step->out, " So must %d more of the steps before it that are in error or cancelled",
-						 errors + cancelled - 1);
+		appendStringInfo(step->out, ngettext(" So must %d other step before it.", " So must %d other steps before it.",
+											 errors + cancelled - 1), errors + cancelled - 1);
 	if (errors > 1)
-		appendStringInfo(step->out, "; SELECT tasker.retry_task(" INT64_FORMAT ") retries all that are in error",
+		appendStringInfo(step->out, " SELECT tasker.retry_task(" INT64_FORMAT ") retries all that are in error.",
 						 step->task_id);
-	if (errors + cancelled > 1)
-		appendStringInfoString(step->out, ".");
 }
 
 static void

@@ -63,6 +63,7 @@ extern char *explain_time(TimestampTz time);
 extern char *explain_text(const char *text);
 extern char *explain_label(int step_id, const char *name);
 extern char *explain_process(TransactionId xid);
+extern TransactionId explain_transaction_at(uint64 row, int column);
 extern char *explain_text_at(uint64 row, int column);
 extern TimestampTz explain_time_at(int column);
 extern int	explain_int_at(int column);

@@ -29,12 +29,13 @@ static TaskerQuery count_workers = {
 
 /* ---------------------------------------------- what keeps the scheduler away */
 
+/* The owner may have been renamed since. */
 static char *
 call_run(const ExplainedStep *step)
 {
-	if (step->lane > 0 || step->role_name == NULL)
-		return pstrdup("CALL tasker.run()");
-	return psprintf("CALL tasker.run() as role \"%s\"", step->role_name);
+	char	   *role = step->lane > 0 ? NULL : GetUserNameFromId(step->role, true);
+
+	return role == NULL ? pstrdup("CALL tasker.run()") : psprintf("CALL tasker.run() as role \"%s\"", role);
 }
 
 static char *

@@ -103,11 +103,11 @@ explain_int_at(int column)
 }
 
 /* The transaction that a row version names as its end, if it is under way and not ours. */
-static TransactionId
-transaction_at(int column)
+TransactionId
+explain_transaction_at(uint64 row, int column)
 {
 	bool		isnull;
-	Datum		value = tasker_value(0, column, &isnull);
+	Datum		value = tasker_value(row, column, &isnull);
 	TransactionId xid = isnull ? InvalidTransactionId : DatumGetTransactionId(value);
 
 	if (!TransactionIdIsNormal(xid) || TransactionIdIsCurrentTransactionId(xid) ||
@@ -164,7 +164,7 @@ look_for_hint(ExplainedStep *step)
 		return;
 	step->hinted = true;
 	step->rank = explain_int_at(1);
-	step->taking = transaction_at(2);
+	step->taking = explain_transaction_at(0, 2);
 }
 
 void
@@ -207,8 +207,8 @@ explain_read(ExplainedStep *step, StringInfo out, int64 task_id, int step_id)
 	step->role = isnull ? InvalidOid : DatumGetObjectId(value);
 	value = tasker_value(0, 19, &isnull);
 	step->role_name = isnull ? NULL : pstrdup(NameStr(*DatumGetName(value)));
-	step->changing = transaction_at(20);
-	step->taking = transaction_at(21);
+	step->changing = explain_transaction_at(0, 20);
+	step->taking = explain_transaction_at(0, 21);
 	(void) tasker_value(0, 21, &isnull);
 	step->hinted = !isnull;
 	step->timed = DatumGetBool(tasker_value_notnull(0, 22));
