@@ -98,13 +98,17 @@ static TaskerQuery release = {
 	.args = {INT8ARRAYOID, INT4ARRAYOID, INT4ARRAYOID, TIMESTAMPTZOID},
 };
 
+/*
+ * For a paused task too: somebody may be resuming it who does not see what
+ * this transaction makes ready, nor this one that.
+ */
 static TaskerQuery hint_ready = {
 	.sql = "INSERT INTO tasker.ready_queue (lane, rank, task_id, step_id) "
 	"SELECT c.lane, c.rank, c.task_id, c.step_id "
 	"FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4)) "
 	"AS c (lane, rank, task_id, step_id) "
 	"JOIN tasker.tasks t ON t.task_id = c.task_id "
-	"WHERE t.state IN ('pending', 'in_progress', 'error') "
+	"WHERE t.state IN ('pending', 'in_progress', 'paused', 'error') "
 	"ON CONFLICT DO NOTHING",
 	.args = {INT4ARRAYOID, INT4ARRAYOID, INT8ARRAYOID, INT4ARRAYOID},
 };
