@@ -314,18 +314,34 @@ check_step_transition(int64 task_id, int step_id, StepState from, StepState to, 
 				 errdetail_plural("%d of its parents is not satisfied yet.",
 								  "%d of its parents are not satisfied yet.", pending, pending),
 				 errhint("Complete, resolve or skip its parents, or resolve or skip the step itself.")));
-	if (to == STEP_WAITING || to == STEP_WAITING_FOR_RETRY)
-	{
-		bool		isnull;
+}
 
-		(void) slot_getattr(pairs->new_slot, STEPS_NEXT_ATTEMPT_AT, &isnull);
-		if (isnull)
-			ereport(ERROR,
-					(errcode(ERRCODE_TASKER_ILLEGAL_TRANSITION),
-					 errmsg("step %d of task " INT64_FORMAT " can not wait for ever", step_id, task_id),
-					 errdetail("It would go to %s without next_attempt_at.", step_state_name(to)),
-					 errhint("Set next_attempt_at in the same UPDATE.")));
-	}
+/* A step that waits for a time must have one. */
+static void
+check_step_time(int64 task_id, int step_id, StepState state, Pairs *pairs)
+{
+	bool		isnull;
+
+	if (state != STEP_WAITING && state != STEP_WAITING_FOR_RETRY)
+		return;
+	(void) slot_getattr(pairs->new_slot, STEPS_NEXT_ATTEMPT_AT, &isnull);
+	if (isnull)
+		ereport(ERROR,
+				(errcode(ERRCODE_TASKER_ILLEGAL_TRANSITION),
+				 errmsg("step %d of task " INT64_FORMAT " can not wait for ever", step_id, task_id),
+				 errdetail("It would be in state %s without next_attempt_at.", step_state_name(state)),
+				 errhint("Set next_attempt_at in the same UPDATE.")));
+}
+
+/* Whether a step that waits for a time, and goes on doing so, got another one. */
+static bool
+time_changed(Pairs *pairs, StepState state)
+{
+	bool		isnull;
+
+	return (state == STEP_WAITING || state == STEP_WAITING_FOR_RETRY) &&
+		slot_getattr(pairs->old_slot, STEPS_NEXT_ATTEMPT_AT, &isnull) !=
+		slot_getattr(pairs->new_slot, STEPS_NEXT_ATTEMPT_AT, &isnull);
 }
 
 static void
@@ -453,11 +469,16 @@ look_at_step(StepChanges *changes, Pairs *pairs)
 	StepState	to = step_state_from_text(column(pairs->new_slot, STEPS_STATE));
 
 	check_step_keys(pairs);
+	check_step_time(task_id, step_id, to, pairs);
 	if (to == STEP_PENDING &&
 		DatumGetInt32(column(pairs->new_slot, STEPS_PENDING_PARENTS)) == 0)
 		step_refs_add(&changes->promoted, &changes->npromoted, &changes->promoted_space, task_id, step_id);
 	if (from == to)
+	{
+		if (time_changed(pairs, to))
+			note_hints(changes, pairs, task_id, from, to);
 		return;
+	}
 
 	check_step_transition(task_id, step_id, from, to, pairs);
 	note_history(changes, pairs, from, to);
@@ -624,7 +645,7 @@ tasker_steps_changed(PG_FUNCTION_ARGS)
 	pairs_end(&pairs);
 
 	/* The trigger's own updates that change no state end here. */
-	if (changes.h_task.length == 0 && changes.npromoted == 0)
+	if (changes.h_task.length == 0 && changes.npromoted == 0 && changes.t_due.length == 0)
 		return PointerGetDatum(NULL);
 
 	tasker_enter(&section);
