@@ -24,6 +24,7 @@
 #include "utils/array.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/typcache.h"
 
@@ -221,7 +222,11 @@ tasker_run(TaskerQuery *query, Datum *values, const char *nulls)
 		query->plan = plan;
 	}
 
-	rc = SPI_execute_plan(query->plan, values, nulls, query->read_only, 0);
+	if (query->latest && IsolationUsesXactSnapshot())
+		rc = SPI_execute_snapshot(query->plan, values, nulls, GetLatestSnapshot(), InvalidSnapshot,
+								  false, false, 0);
+	else
+		rc = SPI_execute_plan(query->plan, values, nulls, query->read_only, 0);
 	if (rc < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_TASKER_INTERNAL),

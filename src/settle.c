@@ -37,6 +37,10 @@ static TaskerQuery lock_tasks = {
 };
 
 /*
+ * Asked once the task is locked, hence .latest: what another transaction did to
+ * a step before it let go of the task must be seen, or neither of them sees
+ * that the task is complete.
+ *
  * From the highest step down: the steps at the end of a task are the last to
  * be satisfied, so that the first row looked at nearly always answers.
  */
@@ -46,6 +50,7 @@ static TaskerQuery all_satisfied = {
 	"ORDER BY s.step_id DESC LIMIT 1) AS unsatisfied)",
 	.args = {INT8OID},
 	.columns = {BOOLOID},
+	.latest = true,
 };
 
 static TaskerQuery failed_and_active = {
@@ -54,6 +59,7 @@ static TaskerQuery failed_and_active = {
 	"FROM tasker.workflow_steps s WHERE s.task_id = $1",
 	.args = {INT8OID},
 	.columns = {BOOLOID, BOOLOID},
+	.latest = true,
 };
 
 static TaskerQuery change_tasks = {

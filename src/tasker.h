@@ -34,6 +34,8 @@ typedef struct TaskerQuery
 	Oid			args[TASKER_MAX_ARGS + 1];
 	Oid			columns[TASKER_MAX_COLUMNS + 1];
 	bool		read_only;		/* uses the caller's snapshot */
+	bool		latest;			/* sees what has committed until now, in a
+								 * transaction with one snapshot too */
 	SPIPlanPtr	plan;
 } TaskerQuery;
 

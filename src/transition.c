@@ -83,6 +83,7 @@ static TaskerQuery children_of = {
 	"LEFT JOIN tasker.workflow_step_edges e ON e.task_id = f.task_id AND e.from_step_id = f.step_id",
 	.args = {INT8ARRAYOID, INT4ARRAYOID},
 	.columns = {INT8OID, INT4OID},
+	.latest = true,
 };
 
 /* $4 is the time: a step that has a start time of its own waits for it. */
@@ -97,13 +98,17 @@ static TaskerQuery release = {
 	.args = {INT8ARRAYOID, INT4ARRAYOID, INT4ARRAYOID, TIMESTAMPTZOID},
 };
 
+/*
+ * For a paused task too: somebody may be resuming it who does not see what
+ * this transaction makes ready, nor this one that.
+ */
 static TaskerQuery hint_ready = {
 	.sql = "INSERT INTO tasker.ready_queue (lane, rank, task_id, step_id) "
 	"SELECT c.lane, c.rank, c.task_id, c.step_id "
 	"FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4)) "
 	"AS c (lane, rank, task_id, step_id) "
 	"JOIN tasker.tasks t ON t.task_id = c.task_id "
-	"WHERE t.state IN ('pending', 'in_progress', 'error') "
+	"WHERE t.state IN ('pending', 'in_progress', 'paused', 'error') "
 	"ON CONFLICT DO NOTHING",
 	.args = {INT4ARRAYOID, INT4ARRAYOID, INT8ARRAYOID, INT4ARRAYOID},
 };
@@ -309,18 +314,34 @@ check_step_transition(int64 task_id, int step_id, StepState from, StepState to, 
 				 errdetail_plural("%d of its parents is not satisfied yet.",
 								  "%d of its parents are not satisfied yet.", pending, pending),
 				 errhint("Complete, resolve or skip its parents, or resolve or skip the step itself.")));
-	if (to == STEP_WAITING || to == STEP_WAITING_FOR_RETRY)
-	{
-		bool		isnull;
+}
 
-		(void) slot_getattr(pairs->new_slot, STEPS_NEXT_ATTEMPT_AT, &isnull);
-		if (isnull)
-			ereport(ERROR,
-					(errcode(ERRCODE_TASKER_ILLEGAL_TRANSITION),
-					 errmsg("step %d of task " INT64_FORMAT " can not wait for ever", step_id, task_id),
-					 errdetail("It would go to %s without next_attempt_at.", step_state_name(to)),
-					 errhint("Set next_attempt_at in the same UPDATE.")));
-	}
+/* A step that waits for a time must have one. */
+static void
+check_step_time(int64 task_id, int step_id, StepState state, Pairs *pairs)
+{
+	bool		isnull;
+
+	if (state != STEP_WAITING && state != STEP_WAITING_FOR_RETRY)
+		return;
+	(void) slot_getattr(pairs->new_slot, STEPS_NEXT_ATTEMPT_AT, &isnull);
+	if (isnull)
+		ereport(ERROR,
+				(errcode(ERRCODE_TASKER_ILLEGAL_TRANSITION),
+				 errmsg("step %d of task " INT64_FORMAT " can not wait for ever", step_id, task_id),
+				 errdetail("It would be in state %s without next_attempt_at.", step_state_name(state)),
+				 errhint("Set next_attempt_at in the same UPDATE.")));
+}
+
+/* Whether a step that waits for a time, and goes on doing so, got another one. */
+static bool
+time_changed(Pairs *pairs, StepState state)
+{
+	bool		isnull;
+
+	return (state == STEP_WAITING || state == STEP_WAITING_FOR_RETRY) &&
+		slot_getattr(pairs->old_slot, STEPS_NEXT_ATTEMPT_AT, &isnull) !=
+		slot_getattr(pairs->new_slot, STEPS_NEXT_ATTEMPT_AT, &isnull);
 }
 
 static void
@@ -448,11 +469,16 @@ look_at_step(StepChanges *changes, Pairs *pairs)
 	StepState	to = step_state_from_text(column(pairs->new_slot, STEPS_STATE));
 
 	check_step_keys(pairs);
+	check_step_time(task_id, step_id, to, pairs);
 	if (to == STEP_PENDING &&
 		DatumGetInt32(column(pairs->new_slot, STEPS_PENDING_PARENTS)) == 0)
 		step_refs_add(&changes->promoted, &changes->npromoted, &changes->promoted_space, task_id, step_id);
 	if (from == to)
+	{
+		if (time_changed(pairs, to))
+			note_hints(changes, pairs, task_id, from, to);
 		return;
+	}
 
 	check_step_transition(task_id, step_id, from, to, pairs);
 	note_history(changes, pairs, from, to);
@@ -481,8 +507,11 @@ record_step_history(StepChanges *changes)
 	tasker_run(&record_steps, values, NULL);
 }
 
-/* Lower the children's counters; the trigger's own inner call goes on with those that are released. */
-static void
+/*
+ * Lower the children's counters; the trigger's own inner call goes on with
+ * those that are released. Returns whether all of them were still pending.
+ */
+static bool
 lower_counters(StepRef *children, int n)
 {
 	DatumList	tasks,
@@ -491,7 +520,7 @@ lower_counters(StepRef *children, int n)
 	Datum		values[4];
 
 	if (n == 0)
-		return;
+		return true;
 	datum_list_init(&tasks, INT8OID);
 	datum_list_init(&steps, INT4OID);
 	datum_list_init(&counts, INT4OID);
@@ -510,13 +539,13 @@ lower_counters(StepRef *children, int n)
 	values[1] = datum_list_array(&steps);
 	values[2] = datum_list_array(&counts);
 	values[3] = TimestampTzGetDatum(tasker_now());
-	tasker_run(&release, values, NULL);
+	return tasker_run(&release, values, NULL) == tasks.length;
 }
 
 /*
  * Release the children of the steps that this statement satisfied, but for
  * those that it satisfied as well. A step without children may be the last of
- * its task.
+ * its task, and so may one whose child was resolved or skipped before.
  */
 static void
 release_children(StepChanges *changes)
@@ -556,7 +585,9 @@ release_children(StepChanges *changes)
 			step_refs_add(&children, &nchildren, &space, task_id, child);
 	}
 	SPI_freetuptable(SPI_tuptable);
-	lower_counters(children, nchildren);
+	if (!lower_counters(children, nchildren))
+		for (int i = 0; i < changes->nsatisfied; i++)
+			task_change(&changes->tasks, changes->satisfied[i].task_id)->may_complete = true;
 }
 
 static void
@@ -614,7 +645,7 @@ tasker_steps_changed(PG_FUNCTION_ARGS)
 	pairs_end(&pairs);
 
 	/* The trigger's own updates that change no state end here. */
-	if (changes.h_task.length == 0 && changes.npromoted == 0)
+	if (changes.h_task.length == 0 && changes.npromoted == 0 && changes.t_due.length == 0)
 		return PointerGetDatum(NULL);
 
 	tasker_enter(&section);
@@ -623,7 +654,7 @@ tasker_steps_changed(PG_FUNCTION_ARGS)
 	insert_hints(&changes);
 	for (int i = 0; i < changes.npromoted; i++)
 		changes.promoted[i].count = 0;
-	lower_counters(changes.promoted, changes.npromoted);
+	(void) lower_counters(changes.promoted, changes.npromoted);
 	settle_tasks(&changes.tasks);
 	tasker_leave(&section);
 	return PointerGetDatum(NULL);
