@@ -481,8 +481,11 @@ record_step_history(StepChanges *changes)
 	tasker_run(&record_steps, values, NULL);
 }
 
-/* Lower the children's counters; the trigger's own inner call goes on with those that are released. */
-static void
+/*
+ * Lower the children's counters; the trigger's own inner call goes on with
+ * those that are released. False if some child was not pending any more.
+ */
+static bool
 lower_counters(StepRef *children, int n)
 {
 	DatumList	tasks,
@@ -491,7 +494,7 @@ lower_counters(StepRef *children, int n)
 	Datum		values[4];
 
 	if (n == 0)
-		return;
+		return true;
 	datum_list_init(&tasks, INT8OID);
 	datum_list_init(&steps, INT4OID);
 	datum_list_init(&counts, INT4OID);
@@ -510,13 +513,13 @@ lower_counters(StepRef *children, int n)
 	values[1] = datum_list_array(&steps);
 	values[2] = datum_list_array(&counts);
 	values[3] = TimestampTzGetDatum(tasker_now());
-	tasker_run(&release, values, NULL);
+	return tasker_run(&release, values, NULL) == tasks.length;
 }
 
 /*
  * Release the children of the steps that this statement satisfied, but for
  * those that it satisfied as well. A step without children may be the last of
- * its task.
+ * its task, and so may one whose children were skipped or resolved before it.
  */
 static void
 release_children(StepChanges *changes)
@@ -556,7 +559,9 @@ release_children(StepChanges *changes)
 			step_refs_add(&children, &nchildren, &space, task_id, child);
 	}
 	SPI_freetuptable(SPI_tuptable);
-	lower_counters(children, nchildren);
+	if (!lower_counters(children, nchildren))
+		for (int i = 0; i < nchildren; i++)
+			task_change(&changes->tasks, children[i].task_id)->may_complete = true;
 }
 
 static void
@@ -623,7 +628,7 @@ tasker_steps_changed(PG_FUNCTION_ARGS)
 	insert_hints(&changes);
 	for (int i = 0; i < changes.npromoted; i++)
 		changes.promoted[i].count = 0;
-	lower_counters(changes.promoted, changes.npromoted);
+	(void) lower_counters(changes.promoted, changes.npromoted);
 	settle_tasks(&changes.tasks);
 	tasker_leave(&section);
 	return PointerGetDatum(NULL);
