@@ -293,8 +293,14 @@ check_step_transition(int64 task_id, int step_id, StepState from, StepState to, 
 	bool		needs_parents = from == STEP_PENDING &&
 	(to == STEP_ENQUEUED || to == STEP_WAITING || to == STEP_COMPLETE);
 
-	if (!step_transition_legal(from, to) ||
-		(from == STEP_PENDING && to == STEP_COMPLETE && !tasker_inside()))
+	if (from == STEP_PENDING && to == STEP_COMPLETE && !tasker_inside())
+		ereport(ERROR,
+				(errcode(ERRCODE_TASKER_ILLEGAL_TRANSITION),
+				 errmsg("step %d of task " INT64_FORMAT " can not go from %s to %s", step_id, task_id,
+						step_state_name(from), step_state_name(to)),
+				 errdetail("The step is in state pending, and has not been run."),
+				 errhint("Resolve or skip it; only an executor completes a step that was pending.")));
+	if (!step_transition_legal(from, to))
 		ereport(ERROR,
 				(errcode(ERRCODE_TASKER_ILLEGAL_TRANSITION),
 				 errmsg("step %d of task " INT64_FORMAT " can not go from %s to %s", step_id, task_id,
@@ -665,6 +671,22 @@ check_task_finished(Datum task_id)
 				 errhint("Complete, resolve or skip its steps; the task then completes by itself.")));
 }
 
+/*
+ * Tasks in error that somebody put back in progress, and whose failed steps
+ * are enqueued again: one where there was nothing to retry is not left without
+ * anything that could ever run.
+ */
+static void
+settle_retried(DatumList *task_ids)
+{
+	TaskChanges changes;
+
+	task_changes_init(&changes);
+	for (int i = 0; i < task_ids->length; i++)
+		task_change(&changes, DatumGetInt64(task_ids->values[i]))->revived = true;
+	settle_tasks(&changes);
+}
+
 PG_FUNCTION_INFO_V1(tasker_tasks_changed);
 
 /* tasks_changed(): the trigger on tasks */
@@ -750,7 +772,10 @@ tasker_tasks_changed(PG_FUNCTION_ARGS)
 		if (resumed.length > 0)
 			enqueue_hints(datum_list_array(&resumed));
 		if (retried.length > 0)
+		{
 			retry_failed_steps(datum_list_array(&retried));
+			settle_retried(&retried);
+		}
 	}
 	tasker_leave(&section);
 	return PointerGetDatum(NULL);

@@ -269,6 +269,16 @@ SELECT by_update(:a, 'resolved_manually');
 SELECT history(:a);
 SELECT tasker.create_task('chain', namespace => 'state_machine') AS a \gset
 SELECT attempt(format('UPDATE tasker.tasks SET state = ''complete'' WHERE task_id = %s', :a));
+-- in progress again, but nothing to retry: it is in error again, or complete
+UPDATE tasker.workflow_steps SET state = 'cancelled' WHERE task_id = :a AND step_id = 1;
+SELECT shown(:a);
+SELECT by_update(:a, 'in_progress');
+SELECT history(:a);
+SELECT put('error', 'complete', 'skipped') AS a \gset
+SELECT by_update(:a, 'in_progress');
+SELECT put('error', 'complete', 'enqueued') AS a \gset
+SELECT by_update(:a, 'in_progress');
+SELECT tasker.create_task('chain', namespace => 'state_machine') AS a \gset
 -- a failed step that is put back by hand has all its attempts again
 UPDATE tasker.workflow_steps SET state = 'error', attempts = 3 WHERE task_id = :a AND step_id = 1;
 SELECT shown(:a);
