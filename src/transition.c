@@ -671,6 +671,18 @@ check_task_finished(Datum task_id)
 				 errhint("Complete, resolve or skip its steps; the task then completes by itself.")));
 }
 
+/* Only a task of which a step failed and nothing else can run is in error. */
+static void
+check_task_failed(Datum task_id)
+{
+	if (!task_has_failed(DatumGetInt64(task_id)))
+		ereport(ERROR,
+				(errcode(ERRCODE_TASKER_NOT_FINISHED),
+				 errmsg("task " INT64_FORMAT " is not in error", DatumGetInt64(task_id)),
+				 errdetail("No step of it failed, or other steps of it can still run."),
+				 errhint("Cancel the task, or fail its steps; the task's state then follows by itself.")));
+}
+
 /*
  * Tasks in error that somebody put back in progress, and whose failed steps
  * are enqueued again: one where there was nothing to retry is not left without
@@ -699,6 +711,7 @@ tasker_tasks_changed(PG_FUNCTION_ARGS)
 				to_states,
 				closed,
 				completed,
+				failed,
 				paused,
 				resumed,
 				retried;
@@ -711,6 +724,7 @@ tasker_tasks_changed(PG_FUNCTION_ARGS)
 	datum_list_init(&to_states, TEXTOID);
 	datum_list_init(&closed, INT8OID);
 	datum_list_init(&completed, INT8OID);
+	datum_list_init(&failed, INT8OID);
 	datum_list_init(&paused, INT8OID);
 	datum_list_init(&resumed, INT8OID);
 	datum_list_init(&retried, INT8OID);
@@ -736,6 +750,8 @@ tasker_tasks_changed(PG_FUNCTION_ARGS)
 			datum_list_add(&closed, task_id);
 		else if (to == TASK_COMPLETE)
 			datum_list_add(&completed, task_id);
+		else if (to == TASK_ERROR)
+			datum_list_add(&failed, task_id);
 		else if (to == TASK_PAUSED)
 			datum_list_add(&paused, task_id);
 		else if (from == TASK_PAUSED)
@@ -765,6 +781,8 @@ tasker_tasks_changed(PG_FUNCTION_ARGS)
 	{
 		for (int i = 0; i < completed.length; i++)
 			check_task_finished(completed.values[i]);
+		for (int i = 0; i < failed.length; i++)
+			check_task_failed(failed.values[i]);
 		if (closed.length > 0)
 			cancel_steps(datum_list_array(&closed));
 		if (paused.length > 0)

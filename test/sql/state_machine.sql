@@ -117,6 +117,7 @@ SELECT attempt(format('UPDATE tasker.workflow_steps SET state = ''pending'' WHER
 SELECT attempt(format('UPDATE tasker.workflow_steps SET state = ''enqueued'' WHERE task_id = %s AND step_id = 2', :id));
 SELECT attempt(format('UPDATE tasker.workflow_steps SET state = ''waiting_for_retry'' WHERE task_id = %s AND step_id = 1', :id));
 SELECT attempt(format('UPDATE tasker.tasks SET state = ''complete'' WHERE task_id = %s', :id));
+SELECT attempt(format('UPDATE tasker.tasks SET state = ''error'' WHERE task_id = %s', :id));
 SELECT attempt(format('UPDATE tasker.tasks SET state = ''pending'' WHERE task_id = %s', :id));
 SELECT attempt(format('UPDATE tasker.%s SET %s WHERE task_id = %s', r, c, :id)) FROM (VALUES ('workflow_steps', 'task_id = task_id + 1'), ('workflow_steps', 'step_id = step_id + 10'),
 	('workflow_steps', 'step_no = step_no + 1'), ('workflow_steps', 'lane = lane + 1'), ('workflow_steps', 'pending_parents = 1'), ('workflow_steps', 'state = ''complete'', lane = lane + 1'),
