@@ -45,7 +45,7 @@ CREATE FUNCTION tasker.resolve_step(task_id bigint, step_id int, results jsonb D
 	AS 'MODULE_PATHNAME', 'tasker_resolve_step' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION tasker.resolve_step(bigint, int, jsonb, text) IS
 'Ends a step by hand, with the results that it would have had: its children go on, and so does a task in error.
-Errors: TK200 unknown task, TK202 unknown step, TK300 the step is complete or skipped or the task is over, TK400 results too large, TK500 not yours. Example: SELECT tasker.resolve_step(42, 3, ''{"paid": true}'', reason => ''paid by bank transfer'');';
+Errors: TK200 unknown task, TK202 unknown step, TK300 the step is complete, skipped or resolved already or the task is over, TK400 results too large, TK500 not yours. Example: SELECT tasker.resolve_step(42, 3, ''{"paid": true}'', reason => ''paid by bank transfer'');';
 
 CREATE FUNCTION tasker.resolve_step(task_id bigint, step text, results jsonb DEFAULT NULL, reason text DEFAULT NULL) RETURNS boolean
 	LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp

@@ -168,8 +168,14 @@ lock_ends(const Edges *edges)
 
 	for (int i = 0; i < edges->length; i++)
 	{
-		keys[2 * i] = (StepRef) {edges->items[i].task_id, edges->items[i].from, 0};
-		keys[2 * i + 1] = (StepRef) {edges->items[i].task_id, edges->items[i].to, 0};
+		keys[2 * i] = (StepRef)
+		{
+			edges->items[i].task_id, edges->items[i].from, 0
+		};
+		keys[2 * i + 1] = (StepRef)
+		{
+			edges->items[i].task_id, edges->items[i].to, 0
+		};
 	}
 	distinct_keys(keys, 2 * edges->length, &tasks, &steps);
 	values[0] = datum_list_array(&tasks);
@@ -302,7 +308,10 @@ recount_children(const Edges *edges, const LockedSteps *locked, bool inserted)
 		LockedStep *to = find_locked(locked, edges->items[i].task_id, edges->items[i].to);
 
 		if (to != NULL && to->state == STEP_PENDING)
-			keys[n++] = (StepRef) {to->task_id, to->step_id, 0};
+			keys[n++] = (StepRef)
+		{
+			to->task_id, to->step_id, 0
+		};
 	}
 	if (n == 0)
 		return;
@@ -338,7 +347,10 @@ tasker_edges_changed(PG_FUNCTION_ARGS)
 		return PointerGetDatum(NULL);
 	}
 
-	/* the engine makes edges together with the counters, and deletes whole tasks */
+	/*
+	 * the engine makes edges together with the counters, and deletes whole
+	 * tasks
+	 */
 	if (tasker_inside())
 		return PointerGetDatum(NULL);
 	edges = read_edges(trigger, inserted ? trigger->tg_newtable : trigger->tg_oldtable);

@@ -43,6 +43,7 @@ typedef struct TaskChanges
 extern void task_changes_init(TaskChanges *changes);
 extern TaskChange *task_change(TaskChanges *changes, int64 task_id);
 extern void settle_tasks(TaskChanges *changes);
+extern bool task_has_failed(int64 task_id);
 
 /* ------------------------------------------------------------ transition.c */
 

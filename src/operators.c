@@ -401,6 +401,7 @@ tasker_resolve_step(PG_FUNCTION_ARGS)
 	int			step_id = PG_GETARG_INT32(1);
 	Jsonb	   *results;
 	TaskerSection section;
+	StepState	state;
 	Datum		values[4] = {Int64GetDatum(task_id), Int32GetDatum(step_id), (Datum) 0, (Datum) 0};
 	bool		apart;
 
@@ -409,8 +410,14 @@ tasker_resolve_step(PG_FUNCTION_ARGS)
 		check_results_size(results);
 
 	begin_call(&section, fcinfo, 2, 3, "resolve_step");
-	(void) step_locked(task_id, step_id);
+	state = step_locked(task_id, step_id);
 	check_task_open(task_id, "resolved");
+	if (state == STEP_RESOLVED_MANUALLY)
+		ereport(ERROR,
+				(errcode(ERRCODE_TASKER_ILLEGAL_TRANSITION),
+				 errmsg("step %d of task " INT64_FORMAT " is resolved already", step_id, task_id),
+				 errdetail("Its children may have read its results."),
+				 errhint("Create a new task, or resolve the children with what they should have given.")));
 	apart = results != NULL && results_live_apart(results);
 	if (apart)
 		store_results_apart(task_id, step_id, results);

@@ -39,8 +39,11 @@ commit(void)
 	SPI_start_transaction();
 }
 
-/* The batch's error is the step's, if nothing more careful is left to try. */
-static void
+/*
+ * The batch's error is the step's, if nothing more careful is left to try.
+ * Returns how many steps came to an end by that.
+ */
+static int
 rollback_and_blame(BatchRunner *runner, ErrorData *error)
 {
 	FlushErrorState();
@@ -54,13 +57,19 @@ rollback_and_blame(BatchRunner *runner, ErrorData *error)
 	{
 		refuse_steps(runner->lane, runner->last_task, runner->last_step, error);
 		commit();
+		return 1;
 	}
+	return 0;
 }
 
-/* One batch, one transaction. Returns how many steps came to an end. */
-static int
-one_batch(BatchRunner *runner, MemoryContext context)
+/*
+ * One batch, one transaction. Returns whether there was anything to do, and
+ * in *steps how many steps came to an end.
+ */
+static bool
+one_batch(BatchRunner *runner, MemoryContext context, int *steps)
 {
+	volatile bool worked = true;
 	volatile int ended = 0;
 
 	PG_TRY();
@@ -71,7 +80,8 @@ one_batch(BatchRunner *runner, MemoryContext context)
 		batch_succeeded(runner, &result);
 		runner->mode = BATCH_PROTECTED; /* the session is the caller's: no
 										 * surprises */
-		ended = result.taken;
+		worked = result.taken > 0;
+		ended = result.ended;
 	}
 	PG_CATCH();
 	{
@@ -79,12 +89,12 @@ one_batch(BatchRunner *runner, MemoryContext context)
 
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
-		rollback_and_blame(runner, error);
-		ended = 1;
+		ended = rollback_and_blame(runner, error);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
-	return ended;
+	*steps = ended;
+	return worked;
 }
 
 static void
@@ -126,16 +136,18 @@ tasker_run_procedure(PG_FUNCTION_ARGS)
 	runner.mode = BATCH_PROTECTED;
 	while (steps > 0)
 	{
-		int			done;
+		bool		worked;
+		int			ended;
 
 		CHECK_FOR_INTERRUPTS();
-		done = tick(tasker_now(), TIMERS_AT_ONCE);
+		worked = tick(tasker_now(), TIMERS_AT_ONCE) > 0;
 		commit();
 		(void) definition_cache_check();
 		runner.claim = (int) Min(runner.claim, steps);
-		done += one_batch(&runner, context);
-		steps -= done;
-		if (done == 0 ||
+		if (one_batch(&runner, context, &ended))
+			worked = true;
+		steps -= ended;
+		if (!worked ||
 			(seconds >= 0 && (double) (GetCurrentTimestamp() - begun) / USECS_PER_SEC >= seconds))
 			break;
 	}

@@ -209,6 +209,16 @@ settled_state(const LockedTask *task, const TaskChange *change, bool *blocked)
 	return task->state;
 }
 
+/* Did a step fail, or was one cancelled, and can nothing else run? Inside a section. */
+bool
+task_has_failed(int64 task_id)
+{
+	Datum		values[1] = {Int64GetDatum(task_id)};
+
+	tasker_run(&failed_and_active, values, NULL);
+	return DatumGetBool(tasker_value_notnull(0, 1)) && !DatumGetBool(tasker_value_notnull(0, 2));
+}
+
 /*
  * A step that ends in a transaction which has not seen the task's blocked flag
  * does not look at the task: so somebody looks again a moment later.

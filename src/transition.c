@@ -298,8 +298,14 @@ check_step_transition(int64 task_id, int step_id, StepState from, StepState to, 
 	bool		needs_parents = from == STEP_PENDING &&
 	(to == STEP_ENQUEUED || to == STEP_WAITING || to == STEP_COMPLETE);
 
-	if (!step_transition_legal(from, to) ||
-		(from == STEP_PENDING && to == STEP_COMPLETE && !tasker_inside()))
+	if (from == STEP_PENDING && to == STEP_COMPLETE && !tasker_inside())
+		ereport(ERROR,
+				(errcode(ERRCODE_TASKER_ILLEGAL_TRANSITION),
+				 errmsg("step %d of task " INT64_FORMAT " can not go from %s to %s", step_id, task_id,
+						step_state_name(from), step_state_name(to)),
+				 errdetail("The step is in state pending, and has not been run."),
+				 errhint("Resolve or skip it; only an executor completes a step that was pending.")));
+	if (!step_transition_legal(from, to))
 		ereport(ERROR,
 				(errcode(ERRCODE_TASKER_ILLEGAL_TRANSITION),
 				 errmsg("step %d of task " INT64_FORMAT " can not go from %s to %s", step_id, task_id,
@@ -509,7 +515,7 @@ record_step_history(StepChanges *changes)
 
 /*
  * Lower the children's counters; the trigger's own inner call goes on with
- * those that are released. Returns whether all of them were still pending.
+ * those that are released. False if some child was not pending any more.
  */
 static bool
 lower_counters(StepRef *children, int n)
@@ -545,7 +551,7 @@ lower_counters(StepRef *children, int n)
 /*
  * Release the children of the steps that this statement satisfied, but for
  * those that it satisfied as well. A step without children may be the last of
- * its task, and so may one whose child was resolved or skipped before.
+ * its task, and so may one whose children were skipped or resolved before it.
  */
 static void
 release_children(StepChanges *changes)
@@ -586,8 +592,8 @@ release_children(StepChanges *changes)
 	}
 	SPI_freetuptable(SPI_tuptable);
 	if (!lower_counters(children, nchildren))
-		for (int i = 0; i < changes->nsatisfied; i++)
-			task_change(&changes->tasks, changes->satisfied[i].task_id)->may_complete = true;
+		for (int i = 0; i < nchildren; i++)
+			task_change(&changes->tasks, children[i].task_id)->may_complete = true;
 }
 
 static void
@@ -691,6 +697,34 @@ check_task_finished(Datum task_id)
 				 errhint("Complete, resolve or skip its steps; the task then completes by itself.")));
 }
 
+/* Only a task of which a step failed and nothing else can run is in error. */
+static void
+check_task_failed(Datum task_id)
+{
+	if (!task_has_failed(DatumGetInt64(task_id)))
+		ereport(ERROR,
+				(errcode(ERRCODE_TASKER_NOT_FINISHED),
+				 errmsg("task " INT64_FORMAT " is not in error", DatumGetInt64(task_id)),
+				 errdetail("No step of it failed, or other steps of it can still run."),
+				 errhint("Cancel the task, or fail its steps; the task's state then follows by itself.")));
+}
+
+/*
+ * Tasks in error that somebody put back in progress, and whose failed steps
+ * are enqueued again: one where there was nothing to retry is not left without
+ * anything that could ever run.
+ */
+static void
+settle_retried(DatumList *task_ids)
+{
+	TaskChanges changes;
+
+	task_changes_init(&changes);
+	for (int i = 0; i < task_ids->length; i++)
+		task_change(&changes, DatumGetInt64(task_ids->values[i]))->revived = true;
+	settle_tasks(&changes);
+}
+
 PG_FUNCTION_INFO_V1(tasker_tasks_changed);
 
 /* tasks_changed(): the trigger on tasks */
@@ -703,6 +737,7 @@ tasker_tasks_changed(PG_FUNCTION_ARGS)
 				to_states,
 				closed,
 				completed,
+				failed,
 				paused,
 				resumed,
 				retried;
@@ -715,6 +750,7 @@ tasker_tasks_changed(PG_FUNCTION_ARGS)
 	datum_list_init(&to_states, TEXTOID);
 	datum_list_init(&closed, INT8OID);
 	datum_list_init(&completed, INT8OID);
+	datum_list_init(&failed, INT8OID);
 	datum_list_init(&paused, INT8OID);
 	datum_list_init(&resumed, INT8OID);
 	datum_list_init(&retried, INT8OID);
@@ -740,6 +776,8 @@ tasker_tasks_changed(PG_FUNCTION_ARGS)
 			datum_list_add(&closed, task_id);
 		else if (to == TASK_COMPLETE)
 			datum_list_add(&completed, task_id);
+		else if (to == TASK_ERROR)
+			datum_list_add(&failed, task_id);
 		else if (to == TASK_PAUSED)
 			datum_list_add(&paused, task_id);
 		else if (from == TASK_PAUSED)
@@ -769,6 +807,8 @@ tasker_tasks_changed(PG_FUNCTION_ARGS)
 	{
 		for (int i = 0; i < completed.length; i++)
 			check_task_finished(completed.values[i]);
+		for (int i = 0; i < failed.length; i++)
+			check_task_failed(failed.values[i]);
 		if (closed.length > 0)
 			cancel_steps(datum_list_array(&closed));
 		if (paused.length > 0)
@@ -776,7 +816,10 @@ tasker_tasks_changed(PG_FUNCTION_ARGS)
 		if (resumed.length > 0)
 			enqueue_hints(datum_list_array(&resumed));
 		if (retried.length > 0)
+		{
 			retry_failed_steps(datum_list_array(&retried));
+			settle_retried(&retried);
+		}
 	}
 	tasker_leave(&section);
 	return PointerGetDatum(NULL);
