@@ -16,6 +16,9 @@ BEGIN
 	IF input #>> '{step,name}' = 'fails' THEN
 		RAISE EXCEPTION 'it always fails';
 	END IF;
+	IF input #>> '{step,name}' = 'conflicts' THEN
+		RAISE EXCEPTION USING ERRCODE = 'serialization_failure', MESSAGE = 'it always conflicts';
+	END IF;
 	RETURN input #> '{step,name}';
 END $$;
 SELECT tasker.define_task('chain', '{"steps": [
@@ -26,6 +29,10 @@ SELECT tasker.define_task('fails', '{"steps": [
 	{"name": "a", "function": "run_in_session.note"},
 	{"name": "fails", "function": "run_in_session.note", "depends_on": ["a"], "retry": {"max_attempts": 1}},
 	{"name": "c", "function": "run_in_session.note", "depends_on": ["fails"]}]}') > 0 AS defined;
+
+SELECT tasker.define_task('conflicts', '{"steps": [
+	{"name": "a", "function": "run_in_session.note"},
+	{"name": "conflicts", "function": "run_in_session.note", "retry": {"max_attempts": 1}}]}') > 0 AS defined;
 
 -- nothing to do
 CALL tasker.run();
@@ -49,6 +56,11 @@ CALL tasker.run();
 SELECT name, state, attempts, last_error ->> 'message' AS error FROM tasker.step_status WHERE task_id = :task_id ORDER BY step_id;
 SELECT state FROM tasker.tasks WHERE task_id = :task_id;
 SELECT step, attempt FROM effects ORDER BY n;
+
+-- what may be the batch's fault is tried alone, and then is the step's
+SELECT tasker.create_task('conflicts') AS task_id \gset
+CALL tasker.run();
+SELECT name, state, attempts, last_error ->> 'message' AS error FROM tasker.step_status WHERE task_id = :task_id ORDER BY step_id;
 
 -- from a procedure and from a DO block, which commit as it does
 CREATE PROCEDURE wrapper() LANGUAGE plpgsql AS $$
