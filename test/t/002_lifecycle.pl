@@ -17,14 +17,14 @@ sub one_step
 {
 	my ($db, $role) = @_;
 	new_role($node, $role, $db);
-	define($node, $db, $role, 'one', qq([{"name": "s", "function": "$role.effect", "retry": {"base": "300 ms"}}]));
+	define($node, $db, $role, "one_$role", qq([{"name": "s", "function": "$role.effect", "retry": {"base": "300 ms"}}]));
 }
 
 sub create
 {
 	my ($db, $role, $n, $context) = @_;
 	$context //= '{}';
-	as_role($node, $db, $role, "SELECT count(*) FROM tasker.create_tasks('one', array_fill('$context'::jsonb, ARRAY[$n]))");
+	as_role($node, $db, $role, "SELECT count(*) FROM tasker.create_tasks('one_$role', array_fill('$context'::jsonb, ARRAY[$n]))");
 }
 
 sub wait_all_complete
@@ -157,7 +157,7 @@ $node->safe_psql('postgres', 'ALTER DATABASE other ALLOW_CONNECTIONS false');
 	# A session that was there before makes work.
 	$node->safe_psql('postgres', 'ALTER DATABASE other ALLOW_CONNECTIONS true');
 	my $late = in_background($node, 'other', 'app',
-		"SELECT pg_sleep(0.5); SELECT tasker.create_task('one');\n");
+		"SELECT pg_sleep(0.5); SELECT tasker.create_task('one_app');\n");
 	usleep(200_000);
 	$offset = log_size($node);
 	$node->safe_psql('postgres', 'ALTER DATABASE other ALLOW_CONNECTIONS false');
@@ -213,7 +213,7 @@ $standby->stop;
 
 note 'without preload';
 $node = new_node('plain', preload => 0);
-define($node, 'postgres', 'app', 'one', '[{"name": "s", "function": "app.effect"}]');
+define($node, 'postgres', 'app', 'one_app', '[{"name": "s", "function": "app.effect"}]');
 create('postgres', 'app', 3);
 is(as_role($node, 'postgres', 'app', "CALL tasker.run(); SELECT count(*) FROM tasker.tasks WHERE state = 'complete'"),
 	3, 'run() works without a process');
