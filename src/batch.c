@@ -309,11 +309,15 @@ load_inputs(Batch *batch)
 	load_parents(batch);
 }
 
-/* Take the first wave from the queue. */
+/*
+ * Take the first wave from the queue. Steps are locked only if no handler runs
+ * long under the lock, or nothing else helps: whoever cancels a task waits for
+ * the lock.
+ */
 static void
-take_steps(Batch *batch, int limit)
+take_steps(Batch *batch, int limit, bool lock)
 {
-	TaskerQuery *take = batch->runner->mode == BATCH_OPTIMISTIC ? &take_optimistic : &take_locked;
+	TaskerQuery *take = lock ? &take_locked : &take_optimistic;
 	Datum		values[2] = {Int32GetDatum(batch->runner->lane), Int32GetDatum(limit)};
 	TaskerSection section;
 	int			n;
@@ -592,7 +596,7 @@ run_batch(BatchRunner *runner)
 	int			ran = 0;
 	bool		all;
 
-	take_steps(batch, claim_limit(runner));
+	take_steps(batch, claim_limit(runner), runner->mode == BATCH_SINGLE);
 	if (batch->result.taken == 0)
 		return batch->result;
 	if (runner->taken != NULL)
@@ -665,7 +669,7 @@ refuse_steps(int lane, int64 task_id, int step_id, ErrorData *error)
 	runner.mode = BATCH_PROTECTED;
 	runner.claim = MAX_PROTECTED;
 	batch = batch_begin(&runner);
-	take_steps(batch, claim_limit(&runner));
+	take_steps(batch, claim_limit(&runner), true);
 	rest = MemoryContextAlloc(batch->context, Max(batch->nwave, 1) * sizeof(BatchStep *));
 	for (int i = 0; i < batch->nwave; i++)
 	{
