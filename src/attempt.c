@@ -202,12 +202,12 @@ call_protected(BatchStep *step, BatchRunner *runner, MemoryContext context)
 
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
-		if (!over_time && is_batchs_fault(error, runner))
-			PG_RE_THROW();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(context);
 		CurrentResourceOwner = old_owner;
+		if (!over_time && is_batchs_fault(error, runner))
+			ReThrowError(error);
 		if (over_time && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
 			say_timeout(step, error);
 		step->ended_at = tasker_now();
