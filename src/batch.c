@@ -441,6 +441,16 @@ run_wave(Batch *batch)
 	return i;
 }
 
+/*
+ * A slow handler would keep the others of the wave from any executor until it
+ * ends: then all go back, and the next batch takes one.
+ */
+static bool
+begins_slowly(Batch *batch)
+{
+	return batch->nwave > 1 && may_be_slow(batch->wave[0]);
+}
+
 /* ---------------------------------------------------------------- writing */
 
 static int
@@ -595,15 +605,17 @@ run_batch(BatchRunner *runner)
 	Batch	   *batch = batch_begin(runner);
 	int			ran = 0;
 	bool		all;
+	bool		alone;
 
 	take_steps(batch, claim_limit(runner), runner->mode == BATCH_SINGLE);
 	if (batch->result.taken == 0)
 		return batch->result;
 	if (runner->taken != NULL)
 		runner->taken(batch->result.taken >= claim_limit(runner));
+	alone = begins_slowly(batch);
 	for (;;)
 	{
-		ran = run_wave(batch);
+		ran = alone ? 0 : run_wave(batch);
 		all = ran == batch->nwave;
 		if (!all || batch->nwave == 0 || runner->mode != BATCH_OPTIMISTIC || is_full(batch))
 			break;
@@ -611,6 +623,8 @@ run_batch(BatchRunner *runner)
 		if (batch->nwave == 0)
 			break;
 	}
+	if (batch->result.taken == 1 && batch->nended > 0)
+		alone = may_be_slow(batch->ended[0]);
 	/* children that did not run are released by the write itself */
 	if (!all && batch->wave[ran]->from == STEP_ENQUEUED)
 		write_batch(batch, &batch->wave[ran], batch->nwave - ran);
@@ -619,7 +633,7 @@ run_batch(BatchRunner *runner)
 	fault_point("batch-written");
 
 	batch->result.ended = batch->nended;
-	runner->claim = all && elapsed_ms(batch) < tasker_batch_interval ?
+	runner->claim = alone ? 1 : all && elapsed_ms(batch) < tasker_batch_interval ?
 		Min(runner->claim * 2, Max(tasker_batch_size / 10, 1)) : Max(runner->claim / 2, 1);
 	{
 		BatchResult result = batch->result;

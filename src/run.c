@@ -59,11 +59,13 @@ rollback_and_blame(BatchRunner *runner, ErrorData *error)
 	}
 }
 
-/* One batch, one transaction. Returns how many steps came to an end. */
+/* One batch, one transaction. Returns how many steps it took; *ended came to an end. */
 static int
-one_batch(BatchRunner *runner, MemoryContext context)
+one_batch(BatchRunner *runner, MemoryContext context, int *ended)
 {
-	volatile int ended = 0;
+	volatile int taken = 0;
+
+	*ended = 0;
 
 	PG_TRY();
 	{
@@ -73,7 +75,8 @@ one_batch(BatchRunner *runner, MemoryContext context)
 		batch_succeeded(runner, &result);
 		runner->mode = BATCH_PROTECTED; /* the session is the caller's: no
 										 * surprises */
-		ended = result.taken;
+		taken = result.taken;
+		*ended = result.ended;
 	}
 	PG_CATCH();
 	{
@@ -82,11 +85,11 @@ one_batch(BatchRunner *runner, MemoryContext context)
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		rollback_and_blame(runner, error);
-		ended = 1;
+		taken = 1;
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
-	return ended;
+	return taken;
 }
 
 static void
@@ -129,14 +132,15 @@ tasker_run_procedure(PG_FUNCTION_ARGS)
 	while (steps > 0)
 	{
 		int			done;
+		int			ended;
 
 		CHECK_FOR_INTERRUPTS();
 		done = tick(tasker_now(), TIMERS_AT_ONCE);
 		commit();
 		(void) definition_cache_check();
 		runner.claim = (int) Min(runner.claim, steps);
-		done += one_batch(&runner, context);
-		steps -= done;
+		done += one_batch(&runner, context, &ended);
+		steps -= ended;
 		if (done == 0 ||
 			(seconds >= 0 && (double) (GetCurrentTimestamp() - begun) / USECS_PER_SEC >= seconds))
 			break;
