@@ -10,7 +10,6 @@
 #include <math.h>
 
 #include "access/xact.h"
-#include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "engine.h"
 #include "fault.h"
@@ -21,12 +20,6 @@
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
-
-static TaskerQuery step_state = {
-	.sql = "SELECT state::text FROM tasker.workflow_steps WHERE task_id = $1 AND step_id = $2",
-	.args = {INT8OID, INT4OID},
-	.columns = {TEXTOID},
-};
 
 /* The longest time that a handler may ask to be left alone: a year. */
 #define MAX_RETRY_AFTER		(365.0 * SECS_PER_DAY)
@@ -158,26 +151,6 @@ call(BatchStep *step, MemoryContext context)
 	MemoryContextDelete(call_context);
 }
 
-/*
- * Did the handler end its own step, by cancelling its task or resolving the
- * step? Then that is what came of it.
- */
-static bool
-ended_by_handler(BatchStep *step)
-{
-	TaskerSection section;
-	Datum		values[2] = {Int64GetDatum(step->key.task_id), Int32GetDatum(step->key.step_id)};
-	bool		result;
-
-	PushActiveSnapshot(GetTransactionSnapshot());
-	tasker_enter(&section);
-	result = tasker_run(&step_state, values, NULL) == 0 ||
-		step_state_from_text(tasker_value_notnull(0, 1)) != step->from;
-	tasker_leave(&section);
-	PopActiveSnapshot();
-	return result;
-}
-
 /* An error that says the batch, not the handler, is at fault. */
 static bool
 is_batchs_fault(ErrorData *error, BatchRunner *runner)
@@ -217,7 +190,6 @@ call_protected(BatchStep *step, BatchRunner *runner, MemoryContext context)
 	{
 		call(step, context);
 		AfterTriggerFireDeferred();
-		step->superseded = ended_by_handler(step);
 		ReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(old_context);
 		CurrentResourceOwner = old_owner;
@@ -232,10 +204,10 @@ call_protected(BatchStep *step, BatchRunner *runner, MemoryContext context)
 		error = CopyErrorData();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
-		if (!over_time && is_batchs_fault(error, runner))
-			ReThrowError(error);
 		MemoryContextSwitchTo(context);
 		CurrentResourceOwner = old_owner;
+		if (!over_time && is_batchs_fault(error, runner))
+			ReThrowError(error);
 		if (over_time && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
 			say_timeout(step, error);
 		step->ended_at = tasker_now();

@@ -34,7 +34,6 @@ typedef struct BatchStep
 
 	/* what came of it */
 	bool		ended;
-	bool		superseded;		/* its own handler ended it: nothing to write */
 	StepState	to;
 	TimestampTz started_at;
 	TimestampTz ended_at;

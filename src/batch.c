@@ -311,11 +311,15 @@ load_inputs(Batch *batch)
 	load_parents(batch);
 }
 
-/* Take the first wave from the queue. */
+/*
+ * Take the first wave from the queue. Steps are locked only if no handler runs
+ * long under the lock, or nothing else helps: whoever cancels a task waits for
+ * the lock.
+ */
 static void
-take_steps(Batch *batch, int limit)
+take_steps(Batch *batch, int limit, bool lock)
 {
-	TaskerQuery *take = batch->runner->mode == BATCH_OPTIMISTIC ? &take_optimistic : &take_locked;
+	TaskerQuery *take = lock ? &take_locked : &take_optimistic;
 	Datum		values[2] = {Int32GetDatum(batch->runner->lane), Int32GetDatum(limit)};
 	TaskerSection section;
 	int			n;
@@ -432,13 +436,21 @@ run_wave(Batch *batch)
 		if (batch->nended > 0 && (is_full(batch) || may_be_slow(step)))
 			break;
 		run_attempt(step, batch->runner, batch->context);
-		if (step->superseded)
-			continue;
 		add_ended(batch, step);
 		if (step->to != STEP_COMPLETE)
 			batch->result.failed++;
 	}
 	return i;
+}
+
+/*
+ * A slow handler would keep the others of the wave from any executor until it
+ * ends: then all go back, and the next batch takes one.
+ */
+static bool
+begins_slowly(Batch *batch)
+{
+	return batch->nwave > 1 && may_be_slow(batch->wave[0]);
 }
 
 /* ---------------------------------------------------------------- writing */
@@ -538,7 +550,13 @@ write_batch(Batch *batch, BatchStep **rest, int nrest)
 	{
 		qsort(batch->ended, batch->nended, sizeof(BatchStep *), compare_steps);
 		end_arrays(batch, values);
-		if (tasker_run(&write_ends, values, NULL) != batch->nended)
+
+		/*
+		 * A step that runs alone is locked, so only its handler can have
+		 * changed it: that is what it comes to then.
+		 */
+		if (tasker_run(&write_ends, values, NULL) != batch->nended &&
+			batch->runner->mode != BATCH_SINGLE)
 			ereport(ERROR,
 					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 					 errmsg("a step was changed while it ran"),
@@ -588,15 +606,17 @@ run_batch(BatchRunner *runner)
 	Batch	   *batch = batch_begin(runner);
 	int			ran = 0;
 	bool		all;
+	bool		alone;
 
-	take_steps(batch, claim_limit(runner));
+	take_steps(batch, claim_limit(runner), runner->mode == BATCH_SINGLE);
 	if (batch->result.taken == 0)
 		return batch->result;
 	if (runner->taken != NULL)
 		runner->taken(batch->result.taken >= claim_limit(runner));
+	alone = begins_slowly(batch);
 	for (;;)
 	{
-		ran = run_wave(batch);
+		ran = alone ? 0 : run_wave(batch);
 		all = ran == batch->nwave;
 		if (!all || batch->nwave == 0 || runner->mode != BATCH_OPTIMISTIC || is_full(batch))
 			break;
@@ -604,6 +624,8 @@ run_batch(BatchRunner *runner)
 		if (batch->nwave == 0)
 			break;
 	}
+	if (batch->result.taken == 1 && batch->nended > 0)
+		alone = may_be_slow(batch->ended[0]);
 	/* children that did not run are released by the write itself */
 	if (!all && batch->wave[ran]->from == STEP_ENQUEUED)
 		write_batch(batch, &batch->wave[ran], batch->nwave - ran);
@@ -612,7 +634,7 @@ run_batch(BatchRunner *runner)
 	fault_point("batch-written");
 
 	batch->result.ended = batch->nended;
-	runner->claim = all && elapsed_ms(batch) < tasker_batch_interval ?
+	runner->claim = alone ? 1 : all && elapsed_ms(batch) < tasker_batch_interval ?
 		Min(runner->claim * 2, Max(tasker_batch_size / 10, 1)) : Max(runner->claim / 2, 1);
 	{
 		BatchResult result = batch->result;
@@ -672,7 +694,7 @@ refuse_steps(int lane, int64 task_id, int step_id, ErrorData *error)
 	runner.mode = BATCH_PROTECTED;
 	runner.claim = MAX_PROTECTED;
 	batch = batch_begin(&runner);
-	take_steps(batch, claim_limit(&runner));
+	take_steps(batch, claim_limit(&runner), true);
 	rest = MemoryContextAlloc(batch->context, Max(batch->nwave, 1) * sizeof(BatchStep *));
 	for (int i = 0; i < batch->nwave; i++)
 	{

@@ -106,7 +106,8 @@ process_abort(void)
 {
 	HOLD_INTERRUPTS();
 	FlushErrorState();
-	AbortCurrentTransaction();
+	/* which may have left a subtransaction open */
+	AbortOutOfAnyTransaction();
 	QueryCancelPending = false;
 	RESUME_INTERRUPTS();
 	pgstat_report_stat(false);
