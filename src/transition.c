@@ -475,18 +475,19 @@ look_at_step(StepChanges *changes, Pairs *pairs)
 	StepState	to = step_state_from_text(column(pairs->new_slot, STEPS_STATE));
 
 	check_step_keys(pairs);
-	check_step_time(task_id, step_id, to, pairs);
 	if (to == STEP_PENDING &&
 		DatumGetInt32(column(pairs->new_slot, STEPS_PENDING_PARENTS)) == 0)
 		step_refs_add(&changes->promoted, &changes->npromoted, &changes->promoted_space, task_id, step_id);
 	if (from == to)
 	{
+		check_step_time(task_id, step_id, to, pairs);
 		if (time_changed(pairs, to))
 			note_hints(changes, pairs, task_id, from, to);
 		return;
 	}
 
 	check_step_transition(task_id, step_id, from, to, pairs);
+	check_step_time(task_id, step_id, to, pairs);
 	note_history(changes, pairs, from, to);
 	note_hints(changes, pairs, task_id, from, to);
 	note_task(changes, pairs, task_id, from, to);

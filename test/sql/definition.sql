@@ -71,7 +71,7 @@ SELECT count(*) AS workflows, count(DISTINCT named_task_id) AS ids, bool_and(n.n
 	bool_and(ARRAY(SELECT s.name FROM tasker.named_steps s WHERE s.named_task_id = n.named_task_id ORDER BY step_no) = hostile()) AS in_order,
 	bool_and(ARRAY(SELECT q.name FROM tasker.named_steps s JOIN tasker.queues q USING (queue_id)
 		WHERE s.named_task_id = n.named_task_id ORDER BY step_no) = hostile()) AS queues
-FROM tasker.named_tasks n JOIN tasker.task_namespaces ns USING (namespace_id) WHERE version = ANY (hostile());
+FROM tasker.named_tasks n JOIN tasker.task_namespaces ns USING (namespace_id) WHERE version = ANY (hostile()) AND n.step_count = cardinality(hostile());
 
 -- versions
 CREATE FUNCTION version_of(v text, step text DEFAULT 'a', make_default boolean DEFAULT true) RETURNS int LANGUAGE sql
