@@ -77,10 +77,10 @@ verify_edges(Report *out)
 		char	   *shown = psprintf("%d -> %d", edge->from_step_id, edge->to_step_id);
 
 		if (edge->from < 0)
-			report(out, "an edge comes from a step that does not exist", edge->from_step_id,
+			report(out, "an edge comes from a step that does not exist", edge->to_step_id,
 				   "a step of this task", shown);
 		if (edge->to < 0)
-			report(out, "an edge goes to a step that does not exist", edge->to_step_id,
+			report(out, "an edge goes to a step that does not exist", edge->from_step_id,
 				   "a step of this task", shown);
 		if (edge->from_step_id >= edge->to_step_id)
 			report(out, "an edge does not go from the smaller step_id to the larger", edge->to_step_id,
