@@ -24,3 +24,4 @@ SELECT name, current_state, last_failure_at FROM unnest(ARRAY[:german, :sql, :po
 SELECT last_error ->> 'at' FROM tasker.step_status WHERE task_id IN (:german, :sql, :postgres) ORDER BY task_id;
 RESET SESSION AUTHORIZATION;
 SELECT tasker.revoke_access('readiness_failure');
+DROP ROLE readiness_failure;
