@@ -43,8 +43,8 @@ BEGIN
 			UPDATE tasker.workflow_steps SET state = from_state, pending_parents = pending, next_attempt_at = tasker.now()
 				WHERE task_id = t AND step_id = 2;
 		ELSE
-			UPDATE tasker.workflow_steps SET state = CASE WHEN to_state = 'complete' THEN 'complete' ELSE 'enqueued' END, pending_parents = 0
-				WHERE task_id = t;
+			UPDATE tasker.workflow_steps SET state = CASE to_state WHEN 'complete' THEN 'complete' WHEN 'error' THEN 'error' ELSE 'enqueued' END,
+				pending_parents = 0 WHERE task_id = t;
 			UPDATE tasker.tasks SET state = from_state WHERE task_id = t;
 		END IF;
 		EXECUTE 'ALTER TABLE tasker.workflow_steps ENABLE ALWAYS TRIGGER steps_changed';
@@ -90,6 +90,7 @@ FROM (VALUES ('enqueued', 'TK300'), ('waiting', 'TK300'), ('complete', 'TK300'),
 	('cancelled', 'done, recorded 1'), ('resolved_manually', 'done, recorded 1')) v (t, r) ORDER BY t;
 SELECT tasker.create_task('states') AS t \gset
 SELECT throws_ok(format('UPDATE tasker.tasks SET state = ''complete'' WHERE task_id = %s', :t), 'TK302', NULL, 'a task with steps to do is not complete');
+SELECT throws_ok(format('UPDATE tasker.tasks SET state = ''error'' WHERE task_id = %s', :t), 'TK302', NULL, 'nor in error');
 SELECT throws_ok(format('UPDATE tasker.workflow_steps SET pending_parents = 0 WHERE task_id = %s AND step_id = 2', :t), 'TK301', NULL, 'pending_parents is not for others');
 SELECT throws_ok(format('UPDATE tasker.workflow_steps SET %s WHERE task_id = %s AND step_id = 1', c, :t), 'TK301', NULL, c || ' of a step stays')
 FROM unnest('{task_id = -1,step_id = 7,step_no = 2,lane = 77}'::text[]) c;
