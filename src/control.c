@@ -152,7 +152,8 @@ tasker_executing(PG_FUNCTION_ARGS)
 		Datum		values[6];
 		bool		nulls[6] = {false};
 
-		if (slots[i].state == EXECUTOR_FREE || slots[i].database != MyDatabaseId)
+		if (slots[i].state == EXECUTOR_FREE || slots[i].database != MyDatabaseId ||
+			!may_see_owner(GetUserId(), slots[i].owner))
 			continue;
 		values[0] = Int32GetDatum(slots[i].pid);
 		nulls[0] = slots[i].pid == 0;
