@@ -65,7 +65,7 @@ CREATE FUNCTION shown(id bigint) RETURNS SETOF text LANGUAGE sql SECURITY DEFINE
 $$;
 CREATE FUNCTION history(id bigint) RETURNS SETOF text LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
 	SELECT concat_ws(' ', s.name, h.attempt, h.from_state || ' -> ' || h.to_state, to_char(h.started_at AT TIME ZONE 'UTC', 'HH24:MI:SS'), to_char(h.created_at AT TIME ZONE 'UTC', 'HH24:MI:SS'), (h.metadata - 'context')::text)
-	FROM tasker.workflow_step_transitions h JOIN tasker.step_status s USING (task_id, step_id) WHERE task_id = id ORDER BY h.ctid
+	FROM tasker.workflow_step_transitions h JOIN tasker.step_status s USING (task_id, step_id) WHERE task_id = id ORDER BY h.created_at, h.xmin::text::bigint, h.cmin::text::bigint, h.step_id
 $$;
 -- Run at a time of 2030-01-01.
 SET TIME ZONE 'UTC';
@@ -157,7 +157,7 @@ SET tasker.clock = '2030-01-01 00:02+00';
 CALL tasker.run();
 SELECT shown(:id);
 RESET SESSION AUTHORIZATION;
-SELECT string_agg(from_state || ' -> ' || to_state || ' ' || to_char(created_at, 'HH24:MI:SS'), ', ' ORDER BY ctid) FROM tasker.task_transitions WHERE task_id = :id;
+SELECT string_agg(from_state || ' -> ' || to_state || ' ' || to_char(created_at, 'HH24:MI:SS'), ', ' ORDER BY created_at, xmin::text::bigint, cmin::text::bigint) FROM tasker.task_transitions WHERE task_id = :id;
 -- and on it goes
 SET SESSION AUTHORIZATION retry_ann;
 SELECT tasker.resolve_step(:id, 'a', '"by hand"');
