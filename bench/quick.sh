@@ -5,10 +5,11 @@
 #   bench/quick.sh            TASKS=1000 FANS=10 RUNS=3 LATENCY=200
 #   KEEP=1 bench/quick.sh     leaves the cluster (TASKER_CLUSTER=bench test/lib/cluster.sh psql)
 #   CONF="k=v k=v"            more settings
+#   SQL="ALTER TABLE ..."     is run before, to compare
 #
 # What is measured, with a no-op handler in PL/pgSQL and the background workers
 # that the settings allow (2 for a role, by default):
-#   steps/s   from the start of the first step to the end of the last, of tasks
+#   steps/s   from the start of the first step to the commit of the last, of tasks
 #             that one create_tasks made; the median of RUNS runs
 #   per step  WAL bytes and row versions between start and end of the workers,
 #             of tasks that were created before; all tables of tasker. No
@@ -52,6 +53,8 @@ user >/dev/null <<-'SQL'
 		$$INSERT INTO bench.created VALUES (tasker.create_task('one')) RETURNING task_id$$;
 SQL
 
+[ -z "${SQL:-}" ] || admin -c "$SQL" >/dev/null
+
 # create NAME N: N tasks in one transaction; the first and the last id
 create() {
 	user -F ' ' -c "SELECT min(id), max(id) FROM tasker.create_tasks('$1',
@@ -72,7 +75,7 @@ throughput() {
 		read -r first last < <(create "$1" "$2")
 		wait_complete "$first" "$last"
 		# the first run only warms up
-		[ "$i" = 0 ] || admin -c "SELECT round(count(*) / extract(epoch FROM max(completed_at) - min(last_attempted_at)))
+		[ "$i" = 0 ] || admin -c "SELECT round(count(*) / extract(epoch FROM max(pg_xact_commit_timestamp(xmin)) - min(last_attempted_at)))
 			FROM tasker.workflow_steps WHERE task_id BETWEEN $first AND $last"
 	done | sort -n | sed -n "$(((RUNS + 1) / 2))p"
 }
@@ -105,10 +108,9 @@ writes() {
 		<<<"$before $after"
 }
 
-# latency: p50 and p99 in ms
+# latency: p50 and p99 in ms; one task more than counts, to begin with a warm executor
 latency() {
 	user -c 'TRUNCATE bench.created'
-	user -c "SELECT tasker.task_wait(bench.create_one(), '0')" >/dev/null
 	user >/dev/null <<-SQL
 		SELECT unnest(ARRAY['SELECT bench.create_one()',
 			'SELECT tasker.task_wait((SELECT max(task_id) FROM bench.created), ''10 s'')'])
