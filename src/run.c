@@ -60,6 +60,8 @@ rollback_and_blame(BatchRunner *runner, ErrorData *error)
 		ReThrowError(error);
 	if (batch_failed(runner, error))
 	{
+		if (runner->last_task == 0)
+			ReThrowError(error);
 		refuse_steps(runner->lane, runner->last_task, runner->last_step, error);
 		commit();
 		return 1;
