@@ -10,6 +10,7 @@
 #include <math.h>
 
 #include "access/xact.h"
+#include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "engine.h"
 #include "fault.h"
@@ -20,6 +21,12 @@
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
+
+static TaskerQuery step_now = {
+	.sql = "SELECT state::text, xmin FROM tasker.workflow_steps WHERE task_id = $1 AND step_id = $2",
+	.args = {INT8OID, INT4OID},
+	.columns = {TEXTOID, XIDOID},
+};
 
 /* The longest time that a handler may ask to be left alone: a year. */
 #define MAX_RETRY_AFTER		(365.0 * SECS_PER_DAY)
@@ -151,6 +158,29 @@ call(BatchStep *step, MemoryContext context)
 	MemoryContextDelete(call_context);
 }
 
+/*
+ * Did the handler end its own step, by cancelling its task or resolving the
+ * step? Then that is what came of it. Asked only of a step that runs alone: in
+ * a larger batch it may have been another one's handler. What another session
+ * did to the step is found when the batch is written.
+ */
+static bool
+ended_by_handler(BatchStep *step)
+{
+	TaskerSection section;
+	Datum		values[2] = {Int64GetDatum(step->key.task_id), Int32GetDatum(step->key.step_id)};
+	bool		result;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	tasker_enter(&section);
+	result = tasker_run(&step_now, values, NULL) == 1 &&
+		step_state_from_text(tasker_value_notnull(0, 1)) != step->from &&
+		TransactionIdIsCurrentTransactionId(DatumGetTransactionId(tasker_value_notnull(0, 2)));
+	tasker_leave(&section);
+	PopActiveSnapshot();
+	return result;
+}
+
 /* An error that says the batch, not the handler, is at fault. */
 static bool
 is_batchs_fault(ErrorData *error, BatchRunner *runner)
@@ -190,6 +220,7 @@ call_protected(BatchStep *step, BatchRunner *runner, MemoryContext context)
 	{
 		call(step, context);
 		AfterTriggerFireDeferred();
+		step->superseded = runner->mode == BATCH_SINGLE && ended_by_handler(step);
 		ReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(old_context);
 		CurrentResourceOwner = old_owner;

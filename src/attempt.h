@@ -34,6 +34,7 @@ typedef struct BatchStep
 
 	/* what came of it */
 	bool		ended;
+	bool		superseded;		/* its own handler ended it */
 	StepState	to;
 	TimestampTz started_at;
 	TimestampTz ended_at;

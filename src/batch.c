@@ -436,6 +436,8 @@ run_wave(Batch *batch)
 		if (batch->nended > 0 && (is_full(batch) || may_be_slow(step)))
 			break;
 		run_attempt(step, batch->runner, batch->context);
+		if (step->superseded)
+			continue;
 		add_ended(batch, step);
 		if (step->to != STEP_COMPLETE)
 			batch->result.failed++;

@@ -140,6 +140,7 @@ tasker_launcher_main(Datum arg)
 		bool		all;
 
 		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
 		all = start_asked_for(tried, &warned);
 		(void) process_wait(all ? LAUNCHER_SLEEP_MS : RETRY_MS);
 	}
