@@ -29,7 +29,7 @@ CREATE FUNCTION tasker.executors(OUT pid int, OUT owner int, OUT state text, OUT
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'tasker_executing' LANGUAGE C VOLATILE ROWS 10;
 COMMENT ON FUNCTION tasker.executors() IS
-'The executors of this database and what each runs; view tasker.executing shows it with names. Example: SELECT * FROM tasker.executors();';
+'The executors of this database that serve owners whom the caller may see, and what each runs; view tasker.executing shows it with names. Example: SELECT * FROM tasker.executors();';
 
 CREATE FUNCTION tasker.task_wait(task_id bigint, timeout interval DEFAULT NULL) RETURNS text
 	AS 'MODULE_PATHNAME', 'tasker_task_wait' LANGUAGE C VOLATILE;

@@ -239,6 +239,20 @@ CREATE TABLE tasker.access_grants (
 );
 COMMENT ON TABLE tasker.access_grants IS 'What grant_access gave to whom.';
 
+-- Parts of others, for whoever comes across them.
+COMMENT ON TABLE tasker.task_transitions_0 IS 'Slot 0 of task_transitions.';
+COMMENT ON TABLE tasker.task_transitions_1 IS 'Slot 1 of task_transitions.';
+COMMENT ON TABLE tasker.task_transitions_2 IS 'Slot 2 of task_transitions.';
+COMMENT ON TABLE tasker.task_transitions_3 IS 'Slot 3 of task_transitions.';
+COMMENT ON TABLE tasker.workflow_step_transitions_0 IS 'Slot 0 of workflow_step_transitions.';
+COMMENT ON TABLE tasker.workflow_step_transitions_1 IS 'Slot 1 of workflow_step_transitions.';
+COMMENT ON TABLE tasker.workflow_step_transitions_2 IS 'Slot 2 of workflow_step_transitions.';
+COMMENT ON TABLE tasker.workflow_step_transitions_3 IS 'Slot 3 of workflow_step_transitions.';
+COMMENT ON SEQUENCE tasker.owners_owner_id_seq IS 'Gives owners.owner_id.';
+COMMENT ON SEQUENCE tasker.task_namespaces_namespace_id_seq IS 'Gives task_namespaces.namespace_id.';
+COMMENT ON SEQUENCE tasker.queues_queue_id_seq IS 'Gives queues.queue_id.';
+COMMENT ON SEQUENCE tasker.named_tasks_named_task_id_seq IS 'Gives named_tasks.named_task_id.';
+
 -- ------------------------------------------------------------------------ dump
 SELECT pg_catalog.pg_extension_config_dump('tasker.owners', '');
 SELECT pg_catalog.pg_extension_config_dump('tasker.owners_owner_id_seq', '');

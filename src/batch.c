@@ -550,13 +550,7 @@ write_batch(Batch *batch, BatchStep **rest, int nrest)
 	{
 		qsort(batch->ended, batch->nended, sizeof(BatchStep *), compare_steps);
 		end_arrays(batch, values);
-
-		/*
-		 * A step that runs alone is locked, so only its handler can have
-		 * changed it: that is what it comes to then.
-		 */
-		if (tasker_run(&write_ends, values, NULL) != batch->nended &&
-			batch->runner->mode != BATCH_SINGLE)
+		if (tasker_run(&write_ends, values, NULL) != batch->nended)
 			ereport(ERROR,
 					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 					 errmsg("a step was changed while it ran"),
@@ -608,6 +602,7 @@ run_batch(BatchRunner *runner)
 	bool		all;
 	bool		alone;
 
+	runner->last_task = 0;
 	take_steps(batch, claim_limit(runner), runner->mode == BATCH_SINGLE);
 	if (batch->result.taken == 0)
 		return batch->result;
@@ -658,8 +653,8 @@ batch_succeeded(BatchRunner *runner, const BatchResult *result)
 /*
  * The batch was rolled back: be more careful. Returns true if it can not be
  * more careful, so the step that ran last is at fault and the error is to be
- * recorded as its attempt's (refuse_steps). A step that somebody else took away
- * is not, unless that seems to happen for ever.
+ * recorded as its attempt's (refuse_steps); if last_task is 0 none ran. A step
+ * that somebody else took away is not, unless that seems to happen for ever.
  */
 bool
 batch_failed(BatchRunner *runner, ErrorData *error)
@@ -672,8 +667,6 @@ batch_failed(BatchRunner *runner, ErrorData *error)
 		runner->mode++;
 		return false;
 	}
-	if (runner->last_task == 0)
-		return false;
 	return !conflict || ++runner->conflicts > MAX_CONFLICTS;
 }
 

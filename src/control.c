@@ -42,23 +42,12 @@ flag_scheduler(bool stop)
 	bool		runs;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	slot = scheduler_slot(MyDatabaseId);
-	if (slot == NULL)
-	{
-		slot = scheduler_slot(InvalidOid);
-		if (slot != NULL)
-		{
-			memset(slot, 0, sizeof(SchedulerSlot));
-			slot->database = MyDatabaseId;
-		}
-	}
+	slot = ask_for_scheduler(MyDatabaseId);
 	runs = slot != NULL && slot->pid != 0;
-	if (slot != NULL)
+	if (slot != NULL && stop)
 	{
-		slot->stop = stop;
-		slot->connecting = slot->connecting && runs;
-		if (slot->latch != NULL)
-			SetLatch(slot->latch);
+		slot->stop = true;
+		slot->asked = false;
 	}
 	LWLockRelease(&shared->lock);
 	return runs;
@@ -106,7 +95,6 @@ Datum
 tasker_installed(PG_FUNCTION_ARGS)
 {
 	check_admin("install");
-	(void) flag_scheduler(false);
 	wake_launcher_at_commit();
 	PG_RETURN_VOID();
 }
@@ -152,7 +140,8 @@ tasker_executing(PG_FUNCTION_ARGS)
 		Datum		values[6];
 		bool		nulls[6] = {false};
 
-		if (slots[i].state == EXECUTOR_FREE || slots[i].database != MyDatabaseId)
+		if (slots[i].state == EXECUTOR_FREE || slots[i].database != MyDatabaseId ||
+			!may_see_owner(GetUserId(), slots[i].owner))
 			continue;
 		values[0] = Int32GetDatum(slots[i].pid);
 		nulls[0] = slots[i].pid == 0;

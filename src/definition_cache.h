@@ -18,6 +18,7 @@ typedef struct Handler
 	/* what handler.c keeps */
 	uint64		checked;		/* the catalogs' generation when it was looked
 								 * up */
+	Oid			checked_for;	/* the role that may execute it */
 	FmgrInfo	function;
 	bool		returns_void;
 	SPIPlanPtr	plan;

@@ -23,6 +23,9 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+/* How long it rests after an error that is not a step's. */
+#define PAUSE_MS	1000
+
 PGDLLEXPORT void tasker_executor_main(Datum arg);
 
 static ExecutorSlot *my_slot = NULL;
@@ -43,6 +46,7 @@ free_slot(int code, Datum arg)
 {
 	TaskerShared *shared = tasker_shared();
 	Oid			database = my_slot->database;
+	bool		connected = my_slot->connected;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	pg_atomic_write_u64(&my_slot->task_id, 0);
@@ -51,7 +55,8 @@ free_slot(int code, Datum arg)
 	my_slot->latch = NULL;
 	LWLockRelease(&shared->lock);
 	/* there may be work that came after its last look */
-	wake_scheduler(database);
+	if (connected)
+		wake_scheduler(database);
 }
 
 /*
@@ -89,13 +94,38 @@ was_interrupted(void)
 	return result;
 }
 
-/* The batch failed as carefully as can be: the step that ran last is at fault. */
+/*
+ * The batch failed as carefully as can be: the step that ran last is at fault.
+ * If none did, or not even that can be recorded, no repetition will help soon.
+ */
 static void
 blame_step(BatchRunner *runner, ErrorData *error)
 {
-	process_begin_transaction();
-	refuse_steps(runner->lane, runner->last_task, runner->last_step, error);
-	process_commit();
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		if (runner->last_task == 0)
+			ReThrowError(error);
+		process_begin_transaction();
+		refuse_steps(runner->lane, runner->last_task, runner->last_step, error);
+		process_commit();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		EmitErrorReport();
+		process_abort();
+		process_pause(PAUSE_MS);
+	}
+	PG_END_TRY();
+}
+
+/* May the role have a session still? If not the scheduler deals with its steps. */
+static bool
+may_go_on(void)
+{
+	return definition_cache_check() && role_unusable(my_slot->role, "") == NULL;
 }
 
 /* One batch, one transaction. Returns how many steps it took. */
@@ -103,6 +133,7 @@ static int
 one_batch(BatchRunner *runner)
 {
 	MemoryContext context = CurrentMemoryContext;
+	ErrorData  *volatile blame = NULL;
 	volatile int taken = 0;
 
 	PG_TRY();
@@ -111,10 +142,10 @@ one_batch(BatchRunner *runner)
 
 		process_begin_transaction();
 		PopActiveSnapshot();
-		if (definition_cache_check())
+		if (may_go_on())
 			result = run_batch(runner);
 		else
-			my_slot->stop = true;	/* the extension is gone */
+			my_slot->stop = true;
 		process_commit();
 		LockReleaseAll(USER_LOCKMETHOD, true);	/* session's advisory locks */
 		fault_point("batch-committed");
@@ -138,10 +169,12 @@ one_batch(BatchRunner *runner)
 				(errcode(error->sqlerrcode),
 				 errmsg_internal("tasker repeats a batch with more care: %s", error->message)));
 		if (batch_failed(runner, error) && !interrupted)
-			blame_step(runner, error);
+			blame = error;
 		taken = 1;				/* look again at once */
 	}
 	PG_END_TRY();
+	if (blame != NULL)
+		blame_step(runner, blame);
 	return taken;
 }
 
@@ -175,6 +208,7 @@ tasker_executor_main(Datum arg)
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	my_slot->latch = MyLatch;
+	my_slot->connected = true;
 	LWLockRelease(&shared->lock);
 
 	idle_since = GetCurrentTimestamp();
@@ -184,7 +218,7 @@ tasker_executor_main(Datum arg)
 		ResetLatch(MyLatch);
 		MemoryContextSwitchTo(context);
 		MemoryContextReset(context);
-		CHECK_FOR_INTERRUPTS();
+		process_check();
 		pgstat_report_activity(STATE_RUNNING, "running steps");
 		if (one_batch(&runner) > 0)
 		{

@@ -63,13 +63,19 @@ static TaskerQuery find_change = {
 	.read_only = true,
 };
 
-/* How many are to be taken before it, by who is taking them already. */
+/*
+ * What is before it in its lane: by who is taking it already, and whether it
+ * can be taken at all, since a row may outlive what it is for.
+ */
 static TaskerQuery count_ahead = {
-	.sql = "SELECT ahead.taking, pg_catalog.count(*)::int "
-	"FROM (SELECT q.xmax AS taking FROM tasker.ready_queue q "
-	"WHERE q.lane = $1 AND (q.rank, q.task_id, q.step_id) < ($2, $3, $4) LIMIT $5) AS ahead GROUP BY 1",
+	.sql = "SELECT ahead.taking, COALESCE(s.state = 'enqueued' AND t.state IN ('pending', 'in_progress'), false), "
+	"pg_catalog.count(*)::int "
+	"FROM (SELECT q.task_id, q.step_id, q.xmax AS taking FROM tasker.ready_queue q "
+	"WHERE q.lane = $1 AND (q.rank, q.task_id, q.step_id) < ($2, $3, $4) LIMIT $5) AS ahead "
+	"LEFT JOIN tasker.workflow_steps s ON s.task_id = ahead.task_id AND s.step_id = ahead.step_id "
+	"LEFT JOIN tasker.tasks t ON t.task_id = ahead.task_id GROUP BY 1, 2",
 	.args = {INT4OID, INT4OID, INT8OID, INT4OID, INT4OID},
-	.columns = {XIDOID, INT4OID},
+	.columns = {XIDOID, BOOLOID, INT4OID},
 	.read_only = true,
 };
 
@@ -324,13 +330,19 @@ add_ahead(ExplainedStep *step)
 	Datum		values[5] = {Int32GetDatum(step->lane), Int32GetDatum(step->rank), Int64GetDatum(step->task_id),
 	Int32GetDatum(step->step_id), Int32GetDatum(MAX_AHEAD + 1)};
 	int			groups = (int) tasker_run(&count_ahead, values, NULL);
+	int			seen = 0;
 	int			ahead = 0;
 
 	for (int i = 0; i < groups; i++)
-		if (!TransactionIdIsValid(explain_transaction_at(i, 1)))
-			ahead += DatumGetInt32(tasker_value_notnull(i, 2));
-	if (ahead > MAX_AHEAD)
-		appendStringInfo(step->out, " More than %d steps are before it.", MAX_AHEAD);
+	{
+		int			n = DatumGetInt32(tasker_value_notnull(i, 3));
+
+		seen += n;
+		if (DatumGetBool(tasker_value_notnull(i, 2)) && !TransactionIdIsValid(explain_transaction_at(i, 1)))
+			ahead += n;
+	}
+	if (seen > MAX_AHEAD)
+		appendStringInfo(step->out, " At least %d steps are before it.", Min(ahead, MAX_AHEAD));
 	else if (ahead > 0)
 		appendStringInfo(step->out, ngettext(" %d step is before it.", " %d steps are before it.", ahead), ahead);
 	else

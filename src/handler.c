@@ -118,13 +118,14 @@ look_up_function(StepDef *step)
 	uint64		now = generation;
 	Oid			function;
 
-	if (handler->checked == now)
+	if (handler->checked == now && handler->checked_for == GetUserId())
 		return;
 	function = tasker_handler_function(handler->text, GetUserId(),
 									   psprintf("It is the handler of step \"%s\".", step->name));
 	handler->returns_void = get_func_rettype(function) == VOIDOID;
 	fmgr_info_cxt(function, &handler->function, definition_cache_context());
 	handler->checked = now;
+	handler->checked_for = GetUserId();
 }
 
 static Jsonb *

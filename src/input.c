@@ -5,6 +5,9 @@
  */
 #include "input.h"
 
+#include "catalog/pg_type.h"
+#include "utils/datetime.h"
+#include "utils/json.h"
 #include "utils/numeric.h"
 
 static void
@@ -121,9 +124,10 @@ Jsonb *
 error_document(ErrorData *error, int attempt, TimestampTz at)
 {
 	JsonbParseState *state = NULL;
+	char		at_text[MAXDATELEN + 1];	/* ISO, whatever DateStyle is */
 
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	push_text(&state, "at", DatumGetCString(DirectFunctionCall1(timestamptz_out, TimestampTzGetDatum(at))));
+	push_text(&state, "at", JsonEncodeDateTime(at_text, TimestampTzGetDatum(at), TIMESTAMPTZOID, NULL));
 	push_int(&state, "attempt", attempt);
 	push_text(&state, "sqlstate", unpack_sql_state(error->sqlerrcode));
 	push_text(&state, "message", error->message ? error->message : "");

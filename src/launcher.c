@@ -19,11 +19,13 @@
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
+#include "tcop/tcopprot.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
 #define LAUNCHER_SLEEP_MS	60000
 #define RETRY_MS			1000
+#define WARN_EVERY_MS		60000
 
 PGDLLEXPORT void tasker_launcher_main(Datum arg);
 
@@ -76,7 +78,7 @@ ask_for_all(void)
 
 /* Start what is asked for. Returns false if the server has no worker to give. */
 static bool
-start_asked_for(TimestampTz *tried)
+start_asked_for(TimestampTz *tried, TimestampTz *warned)
 {
 	TaskerShared *shared = tasker_shared();
 	bool		all = true;
@@ -103,6 +105,9 @@ start_asked_for(TimestampTz *tried)
 		if (register_scheduler(database))
 			continue;
 		all = false;
+		if (!TimestampDifferenceExceeds(*warned, GetCurrentTimestamp(), WARN_EVERY_MS))
+			continue;
+		*warned = GetCurrentTimestamp();
 		ereport(WARNING,
 				(errcode(ERRCODE_TASKER_NO_WORKER),
 				 errmsg("tasker has no background worker left for database %u", database),
@@ -117,9 +122,11 @@ tasker_launcher_main(Datum arg)
 {
 	TaskerShared *shared = tasker_shared();
 	TimestampTz tried[TASKER_MAX_DATABASES] = {0};
+	TimestampTz warned = 0;
 
 	before_shmem_exit(leave, (Datum) 0);
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
@@ -133,7 +140,7 @@ tasker_launcher_main(Datum arg)
 		bool		all;
 
 		ResetLatch(MyLatch);
-		all = start_asked_for(tried);
+		all = start_asked_for(tried, &warned);
 		(void) process_wait(all ? LAUNCHER_SLEEP_MS : RETRY_MS);
 	}
 }

@@ -7,13 +7,19 @@
  * database's scheduler and executors leave, and lets them come back after it.
  * An executor in the middle of a long step is ended, which rolls the step
  * back; it is run again later.
+ *
+ * DROP EXTENSION is given the same way out, since it locks the tables in
+ * another order than those who work on them. The processes come back when its
+ * transaction ends, and stay if the extension does.
  */
 #include "process.h"
 
 #include "access/htup_details.h"
+#include "access/xact.h"
 #include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
+#include "commands/extension.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "pgstat.h"
@@ -23,6 +29,9 @@
 #include "utils/syscache.h"
 
 #include <signal.h>
+
+/* The database whose extension this transaction drops. */
+static Oid	dropped_in = InvalidOid;
 
 /* How long processes may take to leave: by themselves, and after a signal. */
 #define LEAVE_MS	1000
@@ -65,6 +74,20 @@ database_wanted(Node *command)
 		default:
 			return NULL;
 	}
+}
+
+/* Does the command drop the extension of this database? */
+static bool
+drops_extension(Node *command)
+{
+	ListCell   *cell;
+
+	if (!IsA(command, DropStmt) || castNode(DropStmt, command)->removeType != OBJECT_EXTENSION)
+		return false;
+	foreach(cell, castNode(DropStmt, command)->objects)
+		if (strcmp(strVal(lfirst(cell)), "tasker") == 0)
+			return OidIsValid(get_extension_oid("tasker", true));
+	return false;
 }
 
 /* Without the rights for it the command will fail, and nobody need leave. */
@@ -154,6 +177,16 @@ let_them_back(Oid database, bool exists)
 }
 
 static void
+xact_callback(XactEvent event, void *arg)
+{
+	if (!OidIsValid(dropped_in) || event == XACT_EVENT_PRE_COMMIT ||
+		event == XACT_EVENT_PRE_PREPARE)
+		return;
+	let_them_back(dropped_in, true);
+	dropped_in = InvalidOid;
+}
+
+static void
 run_previous(PROCESS_UTILITY_PARAMETERS)
 {
 	if (previous_hook)
@@ -168,6 +201,11 @@ process_utility(PROCESS_UTILITY_PARAMETERS)
 	char	   *name = database_wanted(pstmt->utilityStmt);
 	Oid			database = InvalidOid;
 
+	if (drops_extension(pstmt->utilityStmt) && superuser())
+	{
+		dropped_in = MyDatabaseId;
+		have_them_leave(MyDatabaseId);
+	}
 	if (name != NULL)
 		database = get_database_oid(name, true);
 	if (!OidIsValid(database) || !may_have(database))
@@ -197,4 +235,5 @@ lifecycle_init(void)
 		return;
 	previous_hook = ProcessUtility_hook;
 	ProcessUtility_hook = process_utility;
+	RegisterXactCallback(xact_callback, NULL);
 }

@@ -162,7 +162,7 @@ forget_other_statements(Oid caller)
 }
 
 /* May the caller see what belongs to the owner? */
-static bool
+bool
 may_see_owner(Oid caller, int owner)
 {
 	AccessLevel level;

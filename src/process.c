@@ -63,23 +63,45 @@ process_begin(Oid database, Oid role)
 	return statement_timeout;
 }
 
-/*
- * Wait for the latch, at most so long. Returns whether it was set. Reads the
- * configuration if it changed.
- */
+/* Read the configuration if it changed. */
+static void
+reload(void)
+{
+	if (!ConfigReloadPending)
+		return;
+	ConfigReloadPending = false;
+	ProcessConfigFile(PGC_SIGHUP);
+}
+
+/* Between two turns: may end the process, but there is no query to cancel. */
+void
+process_check(void)
+{
+	QueryCancelPending = false;
+	CHECK_FOR_INTERRUPTS();
+	reload();
+}
+
+/* Wait for the latch, at most so long. Returns whether it was set. */
 bool
 process_wait(long ms)
 {
 	int			events = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 								   ms, PG_WAIT_EXTENSION);
 
-	CHECK_FOR_INTERRUPTS();
-	if (ConfigReloadPending)
-	{
-		ConfigReloadPending = false;
-		ProcessConfigFile(PGC_SIGHUP);
-	}
+	process_check();
 	return (events & WL_LATCH_SET) != 0;
+}
+
+/* Wait a while whatever the latch says: something went wrong that may last. */
+void
+process_pause(long ms)
+{
+	for (long waited = 0; waited < ms; waited += 50)
+	{
+		(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 50, PG_WAIT_EXTENSION);
+		process_check();
+	}
 }
 
 void

@@ -12,13 +12,16 @@
 
 /* process.c */
 extern int	process_begin(Oid database, Oid role);
+extern void process_check(void);
 extern bool process_wait(long ms);
+extern void process_pause(long ms);
 extern void process_begin_transaction(void);
 extern void process_commit(void);
 extern void process_abort(void);
 
 /* scheduler.c, executor.c, launcher.c */
 extern bool register_scheduler(Oid database);
+extern ErrorData *role_unusable(Oid role, const char *name);
 extern BackgroundWorkerHandle *register_executor(int slot);
 extern void launcher_init(void);
 

@@ -13,6 +13,7 @@
 #include "handler.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
+#include "tcop/pquery.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -49,12 +50,18 @@ rollback_and_blame(BatchRunner *runner, ErrorData *error)
 	FlushErrorState();
 	tasker_abandon();
 	(void) handler_timed_out();
+	/* SPI accounts for the portal's snapshot, not for those the error left */
+	while (ActiveSnapshotSet() &&
+		   (ActivePortal == NULL || GetActiveSnapshot() != ActivePortal->portalSnapshot))
+		PopActiveSnapshot();
 	SPI_rollback();
 	SPI_start_transaction();
 	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
 		ReThrowError(error);
 	if (batch_failed(runner, error))
 	{
+		if (runner->last_task == 0)
+			ReThrowError(error);
 		refuse_steps(runner->lane, runner->last_task, runner->last_step, error);
 		commit();
 		return 1;

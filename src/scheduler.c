@@ -33,6 +33,7 @@
 #define SHORTEST_SLEEP_MS	100
 #define TIMERS_AT_ONCE		1000
 #define WARN_EVERY_MS		60000
+#define RETRY_MS			1000
 
 PGDLLEXPORT void tasker_scheduler_main(Datum arg);
 
@@ -63,6 +64,13 @@ typedef struct Lane
 /* The executors that this scheduler has had started, by slot. */
 static BackgroundWorkerHandle *handles[TASKER_MAX_EXECUTORS];
 
+/* When, and for which lane, one of them could not connect, by slot. */
+static struct
+{
+	TimestampTz at;
+	int			lane;
+}			refused[TASKER_MAX_EXECUTORS];
+
 static void
 leave(int code, Datum arg)
 {
@@ -75,8 +83,6 @@ leave(int code, Datum arg)
 	{
 		slot->pid = 0;
 		slot->latch = NULL;
-		if (code == 0 && !slot->stop && !slot->aside)
-			slot->database = InvalidOid;
 	}
 	if (shared->launcher_latch != NULL)
 		SetLatch(shared->launcher_latch);
@@ -111,7 +117,6 @@ take_slot(Oid database)
 		slot->connecting = true;
 		slot->pid = MyProcPid;
 		slot->latch = MyLatch;
-		slot->next_due = DT_NOBEGIN;	/* it will look by itself first */
 	}
 	LWLockRelease(&shared->lock);
 	return taken;
@@ -141,6 +146,52 @@ told_to_stop(void)
 	return result;
 }
 
+/*
+ * Before a look at everything: whatever is committed from now on, and might be
+ * missed by it, sets the latch.
+ */
+static void
+begin_turn(void)
+{
+	TaskerShared *shared = tasker_shared();
+	SchedulerSlot *slot;
+
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	slot = scheduler_slot(MyDatabaseId);
+	if (slot != NULL)
+	{
+		slot->asked = false;
+		slot->next_due = DT_NOEND;
+	}
+	ResetLatch(MyLatch);
+	LWLockRelease(&shared->lock);
+}
+
+/* Leave for good, unless somebody asked for a scheduler since its last turn. */
+static bool
+give_up_slot(void)
+{
+	TaskerShared *shared = tasker_shared();
+	SchedulerSlot *slot;
+	bool		asked = false;
+
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	slot = scheduler_slot(MyDatabaseId);
+	if (slot != NULL && slot->pid == MyProcPid)
+	{
+		asked = slot->asked && !slot->stop && !slot->aside;
+		if (!asked)
+		{
+			slot->pid = 0;
+			slot->latch = NULL;
+			if (!slot->stop && !slot->aside)
+				slot->database = InvalidOid;
+		}
+	}
+	LWLockRelease(&shared->lock);
+	return !asked;
+}
+
 /* ------------------------------------------------------------- preflight */
 
 /* An error to record with steps that can not run. */
@@ -157,8 +208,8 @@ owner_error(const char *message, const char *detail, const char *hint)
 }
 
 /* Why the role can have no session here, or NULL. The error names it. */
-static ErrorData *
-preflight(Oid role, const char *name)
+ErrorData *
+role_unusable(Oid role, const char *name)
 {
 	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
 	bool		may_login;
@@ -211,7 +262,7 @@ check_owner(Lane *lane)
 		tasker_run(&rename_owner, values, NULL);
 		tasker_leave(&section);
 	}
-	return preflight(lane->role, name);
+	return role_unusable(lane->role, name);
 }
 
 /* ------------------------------------------------------------- executors */
@@ -233,8 +284,24 @@ reap_executors(void)
 		LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 		if (shared->executors[i].state == EXECUTOR_STARTING && shared->executors[i].pid == 0)
 			shared->executors[i].state = EXECUTOR_FREE;
+		if (!shared->executors[i].connected)
+		{
+			refused[i].at = GetCurrentTimestamp();
+			refused[i].lane = -shared->executors[i].owner;
+		}
 		LWLockRelease(&shared->lock);
 	}
+}
+
+/* Not at once again: its reason is in the log, and will not be gone yet. */
+static bool
+refused_lately(int lane)
+{
+	for (int i = 0; i < TASKER_MAX_EXECUTORS; i++)
+		if (refused[i].lane == lane &&
+			!TimestampDifferenceExceeds(refused[i].at, GetCurrentTimestamp(), RETRY_MS))
+			return true;
+	return false;
 }
 
 /*
@@ -287,6 +354,7 @@ reserve_slot(const Lane *lane)
 		slot->pid = 0;
 		slot->latch = NULL;
 		slot->stop = false;
+		slot->connected = false;
 		slot->interrupted = false;
 		slot->since = GetCurrentTimestamp();
 	}
@@ -300,8 +368,11 @@ start_executor(const Lane *lane)
 {
 	static TimestampTz warned = 0;
 	MemoryContext old_context;
-	int			slot = reserve_slot(lane);
+	int			slot;
 
+	if (refused_lately(lane->lane))
+		return false;
+	slot = reserve_slot(lane);
 	if (slot < 0)
 		return true;
 	old_context = MemoryContextSwitchTo(TopMemoryContext);
@@ -350,9 +421,12 @@ find_lanes(int *n)
 	return lanes;
 }
 
-/* Returns false if some lane waits for a worker. */
+/*
+ * Returns false if some lane waits for a worker; counts the steps that were
+ * refused, of which there may be more.
+ */
 static bool
-serve_lanes(void)
+serve_lanes(int *refusals)
 {
 	bool		served = true;
 	int			n;
@@ -364,8 +438,8 @@ serve_lanes(void)
 
 		if (error == NULL)
 			served &= start_executor(&lanes[i]);
-		else if (refuse_steps(lanes[i].lane, 0, 0, error) > 0)
-			served = false;		/* there may be more of them */
+		else
+			*refusals += refuse_steps(lanes[i].lane, 0, 0, error);
 	}
 	return served;
 }
@@ -381,6 +455,7 @@ one_turn(void)
 	long		sleep;
 	bool		served;
 	int			done;
+	int			refusals = 0;
 
 	process_begin_transaction();
 	if (!definition_cache_check())
@@ -394,7 +469,7 @@ one_turn(void)
 
 	process_begin_transaction();
 	reap_executors();
-	served = serve_lanes();
+	served = serve_lanes(&refusals);
 	due = next_due();
 	process_commit();
 
@@ -402,7 +477,7 @@ one_turn(void)
 	scheduler_slot(MyDatabaseId)->next_due = due;
 	LWLockRelease(&shared->lock);
 
-	if (done >= TIMERS_AT_ONCE)
+	if (done >= TIMERS_AT_ONCE || refusals > 0)
 		return 0;
 	sleep = due == DT_NOEND ? LONGEST_SLEEP_MS :
 		(long) Min((due - tasker_now()) / 1000 + 1, LONGEST_SLEEP_MS);
@@ -463,24 +538,27 @@ tasker_scheduler_main(Datum arg)
 	pgstat_report_appname("tasker scheduler");
 	context = AllocSetContextCreate(TopMemoryContext, "tasker scheduler", ALLOCSET_DEFAULT_SIZES);
 
-	while (!told_to_stop())
+	do
 	{
-		long		sleep = LONGEST_SLEEP_MS;
+		while (!told_to_stop())
+		{
+			long		sleep = LONGEST_SLEEP_MS;
 
-		ResetLatch(MyLatch);
-		MemoryContextSwitchTo(context);
-		MemoryContextReset(context);
-		if (tasker_enabled)
-			sleep = one_safe_turn(context);
-		if (sleep < 0)
-			break;				/* the extension is gone */
-		pgstat_report_activity(STATE_IDLE, NULL);
-		if (sleep > 0)
-			(void) process_wait(sleep);
-		else
-			CHECK_FOR_INTERRUPTS();
-	}
-	stop_executors();
+			begin_turn();
+			MemoryContextSwitchTo(context);
+			MemoryContextReset(context);
+			if (tasker_enabled)
+				sleep = one_safe_turn(context);
+			if (sleep < 0)
+				break;			/* the extension is gone */
+			pgstat_report_activity(STATE_IDLE, NULL);
+			if (sleep > 0)
+				(void) process_wait(sleep);
+			else
+				process_check();
+		}
+		stop_executors();
+	} while (!give_up_slot());
 	proc_exit(0);
 }
 

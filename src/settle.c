@@ -20,20 +20,20 @@
 #define NEXT_LOOK		(15 * USECS_PER_SEC)
 
 static TaskerQuery look_at_tasks = {
-	.sql = "SELECT t.task_id, t.state::text, t.blocked "
+	.sql = "SELECT t.task_id, t.state::text, t.blocked, t.started_at IS NOT NULL "
 	"FROM ROWS FROM (pg_catalog.unnest($1)) AS c (task_id) "
 	"JOIN tasker.tasks t ON t.task_id = c.task_id",
 	.args = {INT8ARRAYOID},
-	.columns = {INT8OID, TEXTOID, BOOLOID},
+	.columns = {INT8OID, TEXTOID, BOOLOID, BOOLOID},
 };
 
 static TaskerQuery lock_tasks = {
-	.sql = "SELECT t.task_id, t.state::text, t.blocked "
+	.sql = "SELECT t.task_id, t.state::text, t.blocked, t.started_at IS NOT NULL "
 	"FROM ROWS FROM (pg_catalog.unnest($1)) AS c (task_id) "
 	"JOIN tasker.tasks t ON t.task_id = c.task_id "
 	"FOR NO KEY UPDATE OF t",
 	.args = {INT8ARRAYOID},
-	.columns = {INT8OID, TEXTOID, BOOLOID},
+	.columns = {INT8OID, TEXTOID, BOOLOID, BOOLOID},
 };
 
 /*
@@ -83,6 +83,7 @@ typedef struct LockedTask
 	int64		task_id;
 	TaskState	state;
 	bool		blocked;
+	bool		started;		/* has started_at */
 } LockedTask;
 
 void
@@ -145,8 +146,19 @@ read_tasks(TaskerQuery *query, DatumList *ids, int *n)
 		tasks[i].task_id = DatumGetInt64(tasker_value_notnull(i, 1));
 		tasks[i].state = task_state_from_text(tasker_value_notnull(i, 2));
 		tasks[i].blocked = DatumGetBool(tasker_value_notnull(i, 3));
+		tasks[i].started = DatumGetBool(tasker_value_notnull(i, 4));
 	}
 	return tasks;
+}
+
+/*
+ * A step began that was taken before the task was paused. The task's row has to
+ * say so, or it would be resumed as one that has not begun.
+ */
+static bool
+begins_paused(const LockedTask *task, const TaskChange *change)
+{
+	return change->began && task->state == TASK_PAUSED && !task->started;
 }
 
 /*
@@ -170,7 +182,8 @@ tasks_to_lock(TaskChanges *changes, DatumList *ids)
 
 		if (change->may_complete || change->failed || change->revived || change->recheck ||
 			(change->ended && tasks[i].blocked) ||
-			(change->began && tasks[i].state == TASK_PENDING))
+			(change->began && tasks[i].state == TASK_PENDING) ||
+			begins_paused(&tasks[i], change))
 			datum_list_add(ids, Int64GetDatum(tasks[i].task_id));
 	}
 }
@@ -268,7 +281,8 @@ settle_tasks(TaskChanges *changes)
 		if (is_blocked && !task_state_final(state) && state != TASK_ERROR &&
 			(!tasks[i].blocked || change->recheck))
 			recheck_later(change);
-		if (state == tasks[i].state && is_blocked == tasks[i].blocked)
+		if (state == tasks[i].state && is_blocked == tasks[i].blocked &&
+			!begins_paused(&tasks[i], change))
 			continue;
 		datum_list_add(&ids, Int64GetDatum(tasks[i].task_id));
 		datum_list_add(&states, CStringGetTextDatum(task_state_name(state)));

@@ -80,6 +80,32 @@ scheduler_slot(Oid database)
 	return NULL;
 }
 
+/*
+ * Have the database's scheduler stay or be started, even if it is just leaving.
+ * NULL if there is no slot left. The caller holds the lock, and tells the
+ * launcher.
+ */
+SchedulerSlot *
+ask_for_scheduler(Oid database)
+{
+	SchedulerSlot *slot = scheduler_slot(database);
+
+	if (slot == NULL)
+	{
+		slot = scheduler_slot(InvalidOid);
+		if (slot == NULL)
+			return NULL;
+		memset(slot, 0, sizeof(SchedulerSlot));
+		slot->database = database;
+	}
+	slot->stop = false;
+	slot->asked = true;
+	slot->connecting = slot->connecting && slot->pid != 0;
+	if (slot->latch != NULL)
+		SetLatch(slot->latch);
+	return slot;
+}
+
 void
 wake_lane_at_commit(int lane)
 {
@@ -196,8 +222,12 @@ tell(void)
 	if (scheduler != NULL && scheduler->latch != NULL && scheduler->pid != MyProcPid &&
 		(noted.scheduler || (noted.due != 0 && noted.due < scheduler->next_due)))
 		SetLatch(scheduler->latch);
-	if (noted.launcher && shared->launcher_latch != NULL)
-		SetLatch(shared->launcher_latch);
+	if (noted.launcher)
+	{
+		(void) ask_for_scheduler(MyDatabaseId);
+		if (shared->launcher_latch != NULL)
+			SetLatch(shared->launcher_latch);
+	}
 	LWLockRelease(&shared->lock);
 }
 

@@ -25,6 +25,7 @@ typedef struct SchedulerSlot
 	int			pid;			/* 0: asked for, or gone */
 	Latch	   *latch;
 	bool		stop;			/* leave, and do not come back by yourself */
+	bool		asked;			/* since its last look somebody asked for it */
 	bool		aside;			/* leave; a command wants the database for
 								 * itself */
 	bool		connecting;		/* began to connect; if it is gone, it could
@@ -49,6 +50,7 @@ typedef struct ExecutorSlot
 	int			pid;
 	Latch	   *latch;
 	bool		stop;
+	bool		connected;		/* has been a session of its role */
 	bool		interrupted;	/* its task was cancelled under it */
 	TimestampTz since;			/* start of the step, or of the state */
 	pg_atomic_uint64 task_id;	/* what it runs now, 0 between steps */
@@ -67,6 +69,7 @@ typedef struct TaskerShared
 extern void tasker_shared_init(void);
 extern TaskerShared *tasker_shared(void);
 extern SchedulerSlot *scheduler_slot(Oid database);
+extern SchedulerSlot *ask_for_scheduler(Oid database);
 
 /* What the transaction, if it commits, will tell whom. */
 extern void wake_lane_at_commit(int lane);

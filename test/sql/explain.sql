@@ -276,6 +276,7 @@ RESET ROLE;
 -- tidy, while nothing runs
 SELECT count(*) FILTER (WHERE NOT tasker.cancel_task(task_id)) FROM tasker.tasks t JOIN tasker.owners o ON owner = owner_id
 WHERE role_name IN ('explain Ann', 'explain_bob', 'explain_eve') AND state NOT IN ('complete', 'cancelled', 'resolved_manually');
+DELETE FROM tasker.ready_queue q USING tasker.tasks t WHERE t.task_id = q.task_id AND t.state = 'cancelled';
 SELECT tasker.stop();
 SELECT await('NOT EXISTS (SELECT FROM tasker.executors()) AND tasker.scheduler_pid() IS NULL');
 

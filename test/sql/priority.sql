@@ -146,7 +146,7 @@ SELECT count(*) FROM tasker.task_status t JOIN tasker.workflow_step_edges e USIN
 	WHERE rp.n > rc.n;
 SELECT t.name, min(n), max(n), min(s.attempts), max(s.attempts), sum(s.pending_parents) FROM tasker.task_status t JOIN tasker.workflow_steps s USING (task_id),
 	LATERAL (SELECT count(*) AS n FROM tasker.workflow_step_transitions h WHERE h.task_id = s.task_id AND h.step_id = s.step_id) AS h WHERE t.name IN ('wide', 'chain', 'alone', 'ladder') AND t.namespace = 'priority' GROUP BY 1 ORDER BY 1;
-SELECT t.name, string_agg(h.from_state || ' -> ' || h.to_state, ', ' ORDER BY h.ctid) FROM tasker.task_status t JOIN tasker.task_transitions h USING (task_id) WHERE t.name IN ('wide', 'chain', 'alone', 'ladder') AND t.namespace = 'priority' GROUP BY 1 ORDER BY 1;
+SELECT t.name, string_agg(h.from_state || ' -> ' || h.to_state, ', ' ORDER BY h.created_at, h.xmin::text::bigint, h.cmin::text::bigint) FROM tasker.task_status t JOIN tasker.task_transitions h USING (task_id) WHERE t.name IN ('wide', 'chain', 'alone', 'ladder') AND t.namespace = 'priority' GROUP BY 1 ORDER BY 1;
 -- nothing is left to do
 SELECT count(*) FROM tasker.ready_queue q JOIN tasker.task_status t USING (task_id) WHERE t.namespace = 'priority';
 SELECT count(*) FROM tasker.timers q JOIN tasker.task_status t USING (task_id) WHERE t.namespace = 'priority';

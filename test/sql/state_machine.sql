@@ -45,9 +45,9 @@ CREATE FUNCTION shown(id bigint) RETURNS text LANGUAGE sql AS $$
 	FROM tasker.tasks t WHERE t.task_id = id
 $$;
 CREATE FUNCTION history(id bigint) RETURNS SETOF text LANGUAGE sql AS $$
-	SELECT 'step ' || step_id || ': ' || string_agg(from_state || ' -> ' || to_state, ', ' ORDER BY h.ctid)
+	SELECT 'step ' || step_id || ': ' || string_agg(from_state || ' -> ' || to_state, ', ' ORDER BY h.created_at, h.xmin::text::bigint, h.cmin::text::bigint)
 	FROM tasker.workflow_step_transitions h WHERE task_id = id GROUP BY step_id
-	UNION ALL SELECT 'task: ' || string_agg(from_state || ' -> ' || to_state, ', ' ORDER BY h.ctid) FROM tasker.task_transitions h WHERE task_id = id
+	UNION ALL SELECT 'task: ' || string_agg(from_state || ' -> ' || to_state, ', ' ORDER BY h.created_at, h.xmin::text::bigint, h.cmin::text::bigint) FROM tasker.task_transitions h WHERE task_id = id
 	ORDER BY 1
 $$;
 

@@ -55,7 +55,7 @@ setup('set_up');
 $node->safe_psql('postgres', <<'SQL');
 GRANT app TO set_up;
 ALTER ROLE set_up SET role = 'app';
-ALTER ROLE set_up SET statement_timeout = '1ms';
+ALTER ROLE set_up SET statement_timeout = '10s';
 ALTER ROLE set_up SET lock_timeout = '1ms';
 ALTER ROLE set_up SET idle_in_transaction_session_timeout = '1ms';
 ALTER ROLE set_up SET default_transaction_read_only = on;
@@ -85,6 +85,11 @@ SELECT tasker.create_task('effect_set_up', '{"sleep": 0.1, "fail": "s", "times":
 SQL
 like(outcome($task), qr/^complete/, 'a slow one that fails first as well');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM set_up.effects'), 1, 'with one effect');
+
+setup('hasty');
+$node->safe_psql('postgres', "ALTER ROLE hasty SET statement_timeout = '200ms'");
+like(outcome(as_role($node, 'postgres', 'hasty', qq(SELECT tasker.create_task('effect_hasty', '{"sleep": 20}')))), qr/^error: TK402/,
+	"a role's statement_timeout limits its steps");
 
 note 'what a handler may not gain';
 $node->safe_psql('postgres', <<'SQL');
@@ -151,6 +156,7 @@ $node->safe_psql('postgres', 'ALTER ROLE before RENAME TO "After"');
 like(outcome($renamed), qr/^complete/, 'renamed with work waiting: it goes on');
 like(outcome($later), qr/^complete.*"After"/, 'under the new name');
 $node->safe_psql('postgres', q(SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'After' AND backend_type = 'tasker executor'));
+$node->safe_psql('postgres', "SELECT tasker.grant_access('After', 'submitter')");
 $task = as_role($node, 'postgres', 'After', "SELECT tasker.create_task('whoami_before')");
 like(outcome($task), qr/^complete.*"After"/, 'and tasks created after it run');
 
