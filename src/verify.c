@@ -110,7 +110,8 @@ verify_steps(Report *out)
 		if (step->state == STEP_PENDING && unsatisfied == 0 && !task_state_final(graph->state))
 			report(out, "every parent is satisfied, but the step was not released", step->step_id,
 				   step->next_attempt_at > tasker_now() ? "waiting" : "enqueued", "pending");
-		if (step_state_active(step->state) && unsatisfied > 0)
+		if ((step_state_active(step->state) || step->state == STEP_COMPLETE || step->state == STEP_ERROR) &&
+			unsatisfied > 0)
 			report(out, "the step does not wait for its parents", step->step_id,
 				   "pending", step_state_name(step->state));
 	}
@@ -184,6 +185,7 @@ verify_state(Report *out)
 	int			satisfied = 0;
 	int			failed = 0;
 	int			active = 0;
+	int			pending = 0;
 	int			begun = 0;
 
 	for (int i = 0; i < graph->nsteps; i++)
@@ -193,6 +195,7 @@ verify_state(Report *out)
 		satisfied += step_state_satisfies(step);
 		failed += step == STEP_ERROR || step == STEP_CANCELLED;
 		active += step_state_active(step);
+		pending += step == STEP_PENDING;
 		begun += step == STEP_IN_PROGRESS || step == STEP_COMPLETE ||
 			step == STEP_ERROR || step == STEP_WAITING_FOR_RETRY;
 	}
@@ -200,9 +203,9 @@ verify_state(Report *out)
 	if (state == TASK_COMPLETE && satisfied < graph->nsteps)
 		report(out, "the task is complete, but not all of its steps are satisfied", 0,
 			   psprintf("%d satisfied", graph->nsteps), psprintf("%d satisfied", satisfied));
-	else if ((state == TASK_CANCELLED || state == TASK_RESOLVED_MANUALLY) && active > 0)
+	else if ((state == TASK_CANCELLED || state == TASK_RESOLVED_MANUALLY) && active + pending > 0)
 		report(out, "the task is over, but steps of it can still run", 0,
-			   "0 active", psprintf("%d active", active));
+			   "0 active, 0 pending", psprintf("%d active, %d pending", active, pending));
 	else if (state == TASK_ERROR && (failed == 0 || active > 0))
 		report(out, "the task is in error, but it can go on", 0,
 			   "a failed step and none active", psprintf("%d failed, %d active", failed, active));
