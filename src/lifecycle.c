@@ -86,7 +86,7 @@ drops_extension(Node *command)
 		return false;
 	foreach(cell, castNode(DropStmt, command)->objects)
 		if (strcmp(strVal(lfirst(cell)), "tasker") == 0)
-			return OidIsValid(get_extension_oid("tasker", true));
+		return OidIsValid(get_extension_oid("tasker", true));
 	return false;
 }
 
