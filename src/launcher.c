@@ -87,8 +87,11 @@ start_asked_for(TimestampTz *tried, TimestampTz *warned)
 	{
 		SchedulerSlot *slot = &shared->schedulers[i];
 		Oid			database = InvalidOid;
+		bool		asked;
 
 		LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+		asked = slot->asked;
+		slot->asked = asked && slot->pid != 0;
 		if (slot->pid == 0 && slot->connecting)
 			slot->database = InvalidOid;	/* it could not connect */
 		if (slot->pid == 0 && !slot->stop && !slot->aside)
@@ -96,7 +99,8 @@ start_asked_for(TimestampTz *tried, TimestampTz *warned)
 		LWLockRelease(&shared->lock);
 		if (!OidIsValid(database))
 			continue;
-		if (!TimestampDifferenceExceeds(tried[i], GetCurrentTimestamp(), RETRY_MS))
+		/* not at once again, unless somebody asked for it since */
+		if (!asked && !TimestampDifferenceExceeds(tried[i], GetCurrentTimestamp(), RETRY_MS))
 		{
 			all = false;
 			continue;

@@ -40,7 +40,7 @@ $node->safe_psql('postgres', 'BEGIN; CREATE EXTENSION tasker; ROLLBACK');
 usleep(300_000);
 is(scalar pids_of($node, 'scheduler'), 0, 'none after a CREATE EXTENSION that was rolled back');
 $node->safe_psql('postgres', 'CREATE EXTENSION tasker');
-wait_until($node, 'postgres', $one, 'one comes up by itself after CREATE EXTENSION', 2);
+wait_until($node, 'postgres', $one, 'one comes up by itself after CREATE EXTENSION', 1);
 one_step('postgres', 'app');
 create('postgres', 'app', 20);
 wait_all_complete('postgres', 'and runs tasks');
@@ -116,7 +116,7 @@ create('postgres', 'app', 1);
 wait_all_complete('postgres', 'stop() and start() right after it: one runs', 5);
 
 note 'tasker.enabled';
-create('postgres', 'app', 400, '{"sleep": 0.02}');
+create('postgres', 'app', 200, '{"sleep": 0.02}');
 wait_until($node, 'postgres', "EXISTS (SELECT FROM tasker.tasks WHERE state = 'in_progress' OR state = 'complete')", 'busy');
 $node->safe_psql('postgres', 'ALTER SYSTEM SET tasker.enabled = off');
 $node->reload;

@@ -162,11 +162,11 @@ sub wait_for_server
 sub in_background
 {
 	my ($node, $db, $role, $sql) = @_;
-	my $b = { in => $sql, out => '', err => '' };
+	my $b = { out => '', err => '' };
 	$b->{run} = IPC::Run::start(
 		[ $node->installed_command('psql'), '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d',
-			$node->connstr($db) . " user=$role" ],
-		'<', \$b->{in}, '>', \$b->{out}, '2>', \$b->{err});
+			$node->connstr($db) . " user=$role", '-c', $sql ],
+		'<', \undef, '>', \$b->{out}, '2>', \$b->{err});
 	return $b;
 }
 
