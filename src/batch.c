@@ -313,8 +313,7 @@ load_inputs(Batch *batch)
 
 /*
  * Take the first wave from the queue. Steps are locked only if no handler runs
- * long under the lock, or nothing else helps: whoever cancels a task waits for
- * the lock.
+ * under the lock: whoever cancels a task waits for it.
  */
 static void
 take_steps(Batch *batch, int limit, bool lock)
@@ -552,13 +551,7 @@ write_batch(Batch *batch, BatchStep **rest, int nrest)
 	{
 		qsort(batch->ended, batch->nended, sizeof(BatchStep *), compare_steps);
 		end_arrays(batch, values);
-
-		/*
-		 * A step that runs alone is locked, so only its handler can have
-		 * changed it: that is what it comes to then.
-		 */
-		if (tasker_run(&write_ends, values, NULL) != batch->nended &&
-			batch->runner->mode != BATCH_SINGLE)
+		if (tasker_run(&write_ends, values, NULL) != batch->nended)
 			ereport(ERROR,
 					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 					 errmsg("a step was changed while it ran"),
@@ -611,7 +604,7 @@ run_batch(BatchRunner *runner)
 	bool		alone;
 
 	runner->last_task = 0;
-	take_steps(batch, claim_limit(runner), runner->mode == BATCH_SINGLE);
+	take_steps(batch, claim_limit(runner), false);
 	if (batch->result.taken == 0)
 		return batch->result;
 	if (runner->taken != NULL)
