@@ -16,7 +16,13 @@ typedef struct StepRef
 	int32		count;			/* by whom it is needed */
 } StepRef;
 
-extern int	step_ref_compare(const void *a, const void *b);
+/* A growing list of them; all zero is an empty one. */
+typedef struct StepRefs
+{
+	StepRef    *items;
+	int			length;
+	int			space;
+} StepRefs;
 
 /* ------------------------------------------------------------ settle.c */
 
@@ -45,11 +51,48 @@ extern TaskChange *task_change(TaskChanges *changes, int64 task_id);
 extern void settle_tasks(TaskChanges *changes);
 extern bool task_has_failed(int64 task_id);
 
-/* ------------------------------------------------------------ transition.c */
+/* ------------------------------------------------------------ history.c */
 
-extern void transition_set_note(Jsonb *note);
+/* Changes of steps, a list a column. */
+typedef struct StepHistory
+{
+	DatumList	task;
+	DatumList	started;
+	DatumList	step;
+	DatumList	attempt;
+	DatumList	from;
+	DatumList	to;
+	DatumList	metadata;
+} StepHistory;
 
-/* ------------------------------------------------------------ operators.c */
+extern void step_history_init(StepHistory *history);
+extern void record_step_history(StepHistory *history);
+extern void record_task_history(DatumList *tasks, DatumList *from, DatumList *to);
+extern void history_set_note(Jsonb *note);
+extern Jsonb *history_note(void);
+
+/* ------------------------------------------------------------ release.c */
+
+/* Rows for ready_queue and timers, a list a column. */
+typedef struct StepHints
+{
+	DatumList	ready_lane;
+	DatumList	ready_rank;
+	DatumList	ready_task;
+	DatumList	ready_step;
+	DatumList	timer_due;
+	DatumList	timer_task;
+	DatumList	timer_step;
+} StepHints;
+
+extern int	step_ref_compare(const void *a, const void *b);
+extern void step_refs_add(StepRefs *refs, int64 task_id, int step_id);
+extern bool lower_counters(StepRefs *children);
+extern void release_children(StepRefs *satisfied, TaskChanges *changes);
+extern void step_hints_init(StepHints *hints);
+extern void insert_hints(StepHints *hints);
+
+/* ------------------------------------------------------------ task_steps.c */
 
 extern void cancel_steps(Datum task_ids);
 extern void retry_failed_steps(Datum task_ids);

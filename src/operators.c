@@ -3,9 +3,8 @@
  *	  What an operator does to a task or a step: cancel, pause, resume, retry,
  *	  resolve. Each is atomic and leaves who did it, and why, in the history.
  *
- * The consequences are the triggers' business (transition.c). The helpers at
- * the top are shared with the trigger on tasks, so that a plain UPDATE of a
- * task's state means the same as the call.
+ * What follows from it is the triggers' business (step_transition.c) and
+ * task_steps.c's, which a plain UPDATE of a task's state comes to as well.
  *
  * Lock order: steps by id, then the task.
  */
@@ -15,50 +14,6 @@
 #include "miscadmin.h"
 #include "results.h"
 #include "shared.h"
-
-static TaskerQuery cancel_all = {
-	.sql = "UPDATE tasker.workflow_steps SET state = 'cancelled', lease = NULL, lease_expires_at = NULL "
-	"WHERE task_id = ANY ($1) "
-	"AND state NOT IN ('complete', 'skipped', 'cancelled', 'resolved_manually')",
-	.args = {INT8ARRAYOID},
-};
-
-static TaskerQuery retry_all = {
-	.sql = "UPDATE tasker.workflow_steps SET state = 'enqueued', attempts = 0, next_attempt_at = NULL "
-	"WHERE task_id = ANY ($1) AND state = 'error'",
-	.args = {INT8ARRAYOID},
-};
-
-/* Rows that a claim has taken are its business: its steps go on. */
-static TaskerQuery delete_hints = {
-	.sql = "DELETE FROM tasker.ready_queue q USING (SELECT q2.lane, q2.rank, q2.task_id, q2.step_id "
-	"FROM tasker.workflow_steps s JOIN tasker.ready_queue q2 "
-	"ON q2.lane = s.lane AND q2.rank = -s.priority AND q2.task_id = s.task_id AND q2.step_id = s.step_id "
-	"WHERE s.task_id = ANY ($1) AND s.state = 'enqueued' FOR UPDATE OF q2 SKIP LOCKED) AS d "
-	"WHERE q.lane = d.lane AND q.rank = d.rank AND q.task_id = d.task_id AND q.step_id = d.step_id",
-	.args = {INT8ARRAYOID},
-};
-
-/*
- * A hint that is there, be it one that a claim is just deleting, is not
- * inserted again: that would wait for the claim's transaction.
- */
-static TaskerQuery insert_missing_hints = {
-	.sql = "INSERT INTO tasker.ready_queue (lane, rank, task_id, step_id) "
-	"SELECT s.lane, -s.priority, s.task_id, s.step_id "
-	"FROM tasker.workflow_steps s "
-	"WHERE s.task_id = ANY ($1) AND s.state = 'enqueued' "
-	"AND NOT EXISTS (SELECT FROM tasker.ready_queue q WHERE q.lane = s.lane AND q.rank = -s.priority "
-	"AND q.task_id = s.task_id AND q.step_id = s.step_id) "
-	"ON CONFLICT DO NOTHING",
-	.args = {INT8ARRAYOID},
-};
-
-static TaskerQuery lanes_of = {
-	.sql = "SELECT DISTINCT s.lane FROM tasker.workflow_steps s WHERE s.task_id = ANY ($1) AND s.state = 'enqueued'",
-	.args = {INT8ARRAYOID},
-	.columns = {INT4OID},
-};
 
 static TaskerQuery lock_steps = {
 	.sql = "SELECT count(*) FROM (SELECT s.step_id FROM tasker.workflow_steps s "
@@ -114,41 +69,6 @@ static TaskerQuery find_step = {
 	.read_only = true,
 };
 
-/* -------------------------------------------- shared with the trigger on tasks */
-
-/* Cancel whatever of the tasks has not ended. */
-void
-cancel_steps(Datum task_ids)
-{
-	tasker_run(&cancel_all, &task_ids, NULL);
-}
-
-/* Give every failed step of the tasks its attempts back. */
-void
-retry_failed_steps(Datum task_ids)
-{
-	tasker_run(&retry_all, &task_ids, NULL);
-}
-
-/* Nothing more of the tasks is to be taken. */
-void
-remove_hints(Datum task_ids)
-{
-	tasker_run(&delete_hints, &task_ids, NULL);
-}
-
-/* What of the tasks is ready can be taken. */
-void
-enqueue_hints(Datum task_ids)
-{
-	uint64		n;
-
-	tasker_run(&insert_missing_hints, &task_ids, NULL);
-	n = tasker_run(&lanes_of, &task_ids, NULL);
-	for (uint64 row = 0; row < n; row++)
-		wake_lane_at_commit(DatumGetInt32(tasker_value_notnull(row, 1)));
-}
-
 /* ------------------------------------------------------------------ helpers */
 
 static void
@@ -189,13 +109,13 @@ begin_call(TaskerSection *section, FunctionCallInfo fcinfo, int ids, int reason_
 	push_text(&state, "by", GetUserNameFromId(tasker_caller(), false));
 	if (!PG_ARGISNULL(reason_arg))
 		push_text(&state, "reason", text_to_cstring(PG_GETARG_TEXT_PP(reason_arg)));
-	transition_set_note(JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL)));
+	history_set_note(JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL)));
 }
 
 static void
 end_call(TaskerSection *section)
 {
-	transition_set_note(NULL);
+	history_set_note(NULL);
 	tasker_leave(section);
 }
 

@@ -5,7 +5,7 @@
  *	  ancestors and descendants.
  *
  * All of them derive it afresh from the rows of the task and write nothing.
- * The engine does not ask them: it counts parents down (transition.c);
+ * The engine does not ask them: it counts parents down (release.c);
  * verify_task (verify.c) holds the two against each other.
  */
 #include "graph.h"

@@ -5,7 +5,7 @@
  *	  failed for good and nothing else of it can run, and goes on when an
  *	  operator retried or resolved what had failed.
  *
- * Called by the trigger on steps (transition.c) and, for tasks with a failed
+ * Called by the trigger on steps (step_transition.c) and, for tasks with a failed
  * step, by the scheduler (due.c). A task's row is written only when its state
  * or its blocked flag changes; most steps of a task do not even lock it. Its
  * lock comes after those of steps.

@@ -1,7 +1,7 @@
 /*
  * state.c
  *	  The state machines of tasks and steps: one table each, which the triggers
- *	  (transition.c) enforce, the domains check and tasker.state_machine() shows.
+ *	  (step_transition.c, task_transition.c) enforce, the domains check and tasker.state_machine() shows.
  */
 #include "tasker.h"
 

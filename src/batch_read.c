@@ -1,0 +1,291 @@
+/*
+ * batch_read.c
+ *	  What a batch reads: the steps that it takes from the queue, the children
+ *	  that they release, and what their handlers are to be given.
+ *
+ * Called by batch.c.
+ */
+#include "batch_state.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "utils/snapmgr.h"
+
+/*
+ * Take steps in the order of their rank. A row whose step has ended for good
+ * goes too; one whose step or task is merely not ready now stays. $3: lock the
+ * steps, and leave those alone that somebody else has locked.
+ */
+#define TAKE(locking) \
+	"WITH c AS (SELECT q.lane, q.rank, q.task_id, q.step_id, s.step_no, s.attempts, s.state::text AS state " \
+	"FROM tasker.ready_queue q " \
+	"JOIN tasker.workflow_steps s ON s.task_id = q.task_id AND s.step_id = q.step_id " \
+	"JOIN tasker.tasks t ON t.task_id = q.task_id " \
+	"WHERE q.lane = $1 AND ((s.state = 'enqueued' AND t.state IN ('pending', 'in_progress')) " \
+	"OR s.state IN ('complete', 'cancelled', 'skipped', 'resolved_manually')) " \
+	"ORDER BY q.rank, q.task_id, q.step_id LIMIT $2 " locking "), " \
+	"d AS (DELETE FROM tasker.ready_queue q USING c " \
+	"WHERE q.lane = c.lane AND q.rank = c.rank AND q.task_id = c.task_id AND q.step_id = c.step_id) " \
+	"SELECT c.task_id, c.step_id, c.step_no, c.attempts, c.state FROM c"
+
+static TaskerQuery take_optimistic = {
+	.sql = TAKE("FOR UPDATE OF q SKIP LOCKED"),
+	.args = {INT4OID, INT4OID},
+	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID},
+};
+
+static TaskerQuery take_locked = {
+	.sql = TAKE("FOR NO KEY UPDATE OF q, s SKIP LOCKED"),
+	.args = {INT4OID, INT4OID},
+	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID},
+};
+
+static TaskerQuery read_tasks = {
+	.sql = "SELECT t.task_id, t.named_task_id, t.priority, t.context, t.correlation_id::text, t.tags "
+	"FROM pg_catalog.unnest($1) AS c (task_id) JOIN tasker.tasks t ON t.task_id = c.task_id",
+	.args = {INT8ARRAYOID},
+	.columns = {INT8OID, INT4OID, INT4OID, JSONBOID, TEXTOID, JSONBOID},
+};
+
+static TaskerQuery read_parents = {
+	.sql = "SELECT e.task_id, e.to_step_id, e.from_step_id, p.step_no, "
+	"COALESCE(p.results, (SELECT r.results FROM tasker.workflow_step_results r "
+	"WHERE r.task_id = p.task_id AND r.step_id = p.step_id)) "
+	"FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS c (task_id, step_id) "
+	"JOIN tasker.workflow_step_edges e ON e.task_id = c.task_id AND e.to_step_id = c.step_id "
+	"JOIN tasker.workflow_steps p ON p.task_id = e.task_id AND p.step_id = e.from_step_id",
+	.args = {INT8ARRAYOID, INT4ARRAYOID},
+	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, JSONBOID},
+};
+
+static TaskerQuery read_children = {
+	.sql = "SELECT e.task_id, e.to_step_id, s.step_no, s.attempts, s.pending_parents "
+	"FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS c (task_id, step_id) "
+	"JOIN tasker.workflow_step_edges e ON e.task_id = c.task_id AND e.from_step_id = c.step_id "
+	"JOIN tasker.workflow_steps s ON s.task_id = e.task_id AND s.step_id = e.to_step_id "
+	"JOIN tasker.tasks t ON t.task_id = e.task_id "
+	"WHERE s.state = 'pending' AND s.lane = $3 AND s.next_attempt_at IS NULL "
+	"AND t.state IN ('pending', 'in_progress')",
+	.args = {INT8ARRAYOID, INT4ARRAYOID, INT4OID},
+	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, INT4OID},
+};
+
+/* Statements of a batch run between these two. */
+void
+begin_statements(Batch *batch, TaskerSection *section)
+{
+	PushActiveSnapshot(GetTransactionSnapshot());
+	tasker_enter(section);
+	MemoryContextSwitchTo(batch->context);
+}
+
+void
+end_statements(TaskerSection *section)
+{
+	tasker_leave(section);
+	PopActiveSnapshot();
+	CommandCounterIncrement();
+}
+
+/* The batch's entry of a step, made if there is none. */
+static BatchStep *
+batch_step(Batch *batch, int64 task_id, int step_id, bool *found)
+{
+	BatchStepKey key = {task_id, step_id, 0};
+	BatchStep  *step = hash_search(batch->steps, &key, HASH_ENTER, found);
+
+	if (!*found)
+	{
+		memset(step, 0, sizeof(BatchStep));
+		step->key = key;
+	}
+	return step;
+}
+
+static BatchStep *
+find_step(Batch *batch, int64 task_id, int step_id)
+{
+	BatchStepKey key = {task_id, step_id, 0};
+
+	return hash_search(batch->steps, &key, HASH_FIND, NULL);
+}
+
+/* The ids of steps as two arrays, for a query. */
+void
+step_arrays(BatchStep **steps, int n, Datum *values)
+{
+	DatumList	tasks,
+				ids;
+
+	datum_list_init(&tasks, INT8OID);
+	datum_list_init(&ids, INT4OID);
+	for (int i = 0; i < n; i++)
+	{
+		datum_list_add(&tasks, Int64GetDatum(steps[i]->key.task_id));
+		datum_list_add(&ids, Int32GetDatum(steps[i]->key.step_id));
+	}
+	values[0] = datum_list_array(&tasks);
+	values[1] = datum_list_array(&ids);
+}
+
+/* Read the tasks of the wave that the batch has not met yet. */
+static void
+load_tasks(Batch *batch)
+{
+	DatumList	ids;
+	Datum		values[1];
+	uint64		n;
+
+	datum_list_init(&ids, INT8OID);
+	for (int i = 0; i < batch->nwave; i++)
+	{
+		int64		task_id = batch->wave[i]->key.task_id;
+		bool		found;
+		TaskInput  *task = hash_search(batch->tasks, &task_id, HASH_ENTER, &found);
+
+		if (!found)
+		{
+			task->def = NULL;
+			datum_list_add(&ids, Int64GetDatum(task_id));
+		}
+		batch->wave[i]->task = task;	/* dynahash entries stay where they
+										 * are */
+	}
+	if (ids.length == 0)
+		return;
+	values[0] = datum_list_array(&ids);
+	n = tasker_run(&read_tasks, values, NULL);
+	{
+		SPITupleTable *rows = SPI_tuptable;
+
+		for (uint64 row = 0; row < n; row++)
+		{
+			HeapTuple	tuple = rows->vals[row];
+			TupleDesc	desc = rows->tupdesc;
+			bool		isnull;
+			bool		no_correlation;
+			bool		no_tags;
+			int64		task_id = DatumGetInt64(SPI_getbinval(tuple, desc, 1, &isnull));
+			TaskInput  *task = hash_search(batch->tasks, &task_id, HASH_FIND, NULL);
+			Datum		correlation = SPI_getbinval(tuple, desc, 5, &no_correlation);
+			Datum		tags = SPI_getbinval(tuple, desc, 6, &no_tags);
+
+			task->def = task_def(DatumGetInt32(SPI_getbinval(tuple, desc, 2, &isnull)));
+			task->document = task_document(task_id, task->def,
+										   DatumGetInt32(SPI_getbinval(tuple, desc, 3, &isnull)),
+										   DatumGetJsonbP(SPI_getbinval(tuple, desc, 4, &isnull)),
+										   no_correlation ? NULL : TextDatumGetCString(correlation),
+										   no_tags ? NULL : DatumGetJsonbP(tags));
+		}
+	}
+}
+
+/* Read the results of the parents of the wave, but for those the batch has itself. */
+static void
+load_parents(Batch *batch)
+{
+	BatchStep **with_parents = palloc(Max(batch->nwave, 1) * sizeof(BatchStep *));
+	int			n = 0;
+	Datum		values[2];
+	uint64		rows;
+
+	for (int i = 0; i < batch->nwave; i++)
+		if (batch->wave[i]->def->parents > 0)
+			with_parents[n++] = batch->wave[i];
+	if (n == 0)
+		return;
+	step_arrays(with_parents, n, values);
+	rows = tasker_run(&read_parents, values, NULL);
+	for (uint64 row = 0; row < rows; row++)
+	{
+		int64		task_id = DatumGetInt64(tasker_value_notnull(row, 1));
+		BatchStep  *step = find_step(batch, task_id, DatumGetInt32(tasker_value_notnull(row, 2)));
+		BatchStep  *parent = find_step(batch, task_id, DatumGetInt32(tasker_value_notnull(row, 3)));
+		StepDef    *parent_def = step_def(step->task->def, DatumGetInt32(tasker_value_notnull(row, 4)));
+		bool		isnull;
+		Datum		results = tasker_value(row, 5, &isnull);
+
+		if (parent != NULL && parent->ended)
+			attempt_add_parent(step, parent_def->name, parent->results);
+		else
+			attempt_add_parent(step, parent_def->name, isnull ? NULL : DatumGetJsonbPCopy(results));
+	}
+	SPI_freetuptable(SPI_tuptable);
+}
+
+static void
+load_inputs(Batch *batch)
+{
+	load_tasks(batch);
+	for (int i = 0; i < batch->nwave; i++)
+		batch->wave[i]->def = step_def(batch->wave[i]->task->def, batch->wave[i]->step_no);
+	load_parents(batch);
+}
+
+/*
+ * Take the first wave from the queue. Steps are locked only if no handler runs
+ * under the lock: whoever cancels a task waits for it.
+ */
+void
+take_steps(Batch *batch, int limit, bool lock)
+{
+	TaskerQuery *take = lock ? &take_locked : &take_optimistic;
+	Datum		values[2] = {Int32GetDatum(batch->runner->lane), Int32GetDatum(limit)};
+	TaskerSection section;
+	int			n;
+
+	begin_statements(batch, &section);
+	n = (int) tasker_run(take, values, NULL);
+	batch->wave = palloc(Max(n, 1) * sizeof(BatchStep *));
+	for (int row = 0; row < n; row++)
+	{
+		BatchStep  *step;
+		bool		found;
+
+		if (step_state_from_text(tasker_value_notnull(row, 5)) != STEP_ENQUEUED)
+			continue;
+		step = batch_step(batch, DatumGetInt64(tasker_value_notnull(row, 1)),
+						  DatumGetInt32(tasker_value_notnull(row, 2)), &found);
+		if (found)
+			continue;			/* its priority was changed: two hints, one
+								 * step */
+		step->step_no = DatumGetInt32(tasker_value_notnull(row, 3));
+		step->attempts = DatumGetInt32(tasker_value_notnull(row, 4));
+		step->from = STEP_ENQUEUED;
+		batch->wave[batch->nwave++] = step;
+	}
+	batch->result.taken = n;
+	load_inputs(batch);
+	end_statements(&section);
+}
+
+/* The children that the last wave released, as far as this batch may run them. */
+void
+next_wave(Batch *batch, BatchStep **last, int nlast)
+{
+	TaskerSection section;
+	Datum		values[3];
+	uint64		n;
+
+	batch->nwave = 0;
+	begin_statements(batch, &section);
+	step_arrays(last, nlast, values);
+	values[2] = Int32GetDatum(batch->runner->lane);
+	n = tasker_run(&read_children, values, NULL);
+	batch->wave = palloc(Max(n, 1) * sizeof(BatchStep *));
+	for (uint64 row = 0; row < n; row++)
+	{
+		bool		found;
+		BatchStep  *child = batch_step(batch, DatumGetInt64(tasker_value_notnull(row, 1)),
+									   DatumGetInt32(tasker_value_notnull(row, 2)), &found);
+
+		child->step_no = DatumGetInt32(tasker_value_notnull(row, 3));
+		child->attempts = DatumGetInt32(tasker_value_notnull(row, 4));
+		child->pending = DatumGetInt32(tasker_value_notnull(row, 5));
+		child->from = STEP_PENDING;
+		if (++child->seen == child->pending)
+			batch->wave[batch->nwave++] = child;
+	}
+	load_inputs(batch);
+	end_statements(&section);
+}

@@ -1,0 +1,114 @@
+/*
+ * history.c
+ *	  The history: a row for each change of state, and what an operator wants to
+ *	  have said in it.
+ *
+ * Called by the triggers, inside a section.
+ */
+#include "engine.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/memutils.h"
+
+/* What an operator's call wants in the history; put there by its updates. */
+static Jsonb *note = NULL;
+static TransactionId note_xid = InvalidTransactionId;
+
+static TaskerQuery record_steps = {
+	.sql = "INSERT INTO tasker.workflow_step_transitions "
+	"(slot, executor, task_id, created_at, started_at, step_id, attempt, from_state, to_state, metadata) "
+	"SELECT 0, $1, task_id, $2, started_at, step_id, attempt, from_state, to_state, metadata "
+	"FROM ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5), "
+	"pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8), pg_catalog.unnest($9)) "
+	"AS c (task_id, started_at, step_id, attempt, from_state, to_state, metadata)",
+	.args = {INT4OID, TIMESTAMPTZOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, INT4ARRAYOID,
+	INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBARRAYOID},
+};
+
+static TaskerQuery record_tasks = {
+	.sql = "INSERT INTO tasker.task_transitions "
+	"(slot, executor, task_id, created_at, from_state, to_state, metadata) "
+	"SELECT 0, $1, task_id, $2, from_state, to_state, $6 "
+	"FROM ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5)) "
+	"AS c (task_id, from_state, to_state)",
+	.args = {INT4OID, TIMESTAMPTZOID, INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBOID},
+};
+
+/*
+ * Give the history rows written from here to the end of the transaction a
+ * metadata of an operator's. NULL takes it back.
+ */
+void
+history_set_note(Jsonb *new_note)
+{
+	if (note != NULL && TransactionIdEquals(note_xid, GetTopTransactionIdIfAny()))
+		pfree(note);
+	note = NULL;
+	if (new_note != NULL)
+	{
+		Size		size = VARSIZE(new_note);
+
+		note = MemoryContextAlloc(TopTransactionContext, size);
+		memcpy(note, new_note, size);
+		note_xid = GetTopTransactionId();
+	}
+}
+
+/* The note of this transaction; one that an aborted transaction left is void. */
+Jsonb *
+history_note(void)
+{
+	if (note != NULL && !TransactionIdEquals(note_xid, GetTopTransactionIdIfAny()))
+		note = NULL;
+	return note;
+}
+
+/* Begin to collect the changes of steps that a statement makes. */
+void
+step_history_init(StepHistory *history)
+{
+	datum_list_init(&history->task, INT8OID);
+	datum_list_init(&history->started, TIMESTAMPTZOID);
+	datum_list_init(&history->step, INT4OID);
+	datum_list_init(&history->attempt, INT4OID);
+	datum_list_init(&history->from, TEXTOID);
+	datum_list_init(&history->to, TEXTOID);
+	datum_list_init(&history->metadata, JSONBOID);
+}
+
+/* Write what was collected. */
+void
+record_step_history(StepHistory *history)
+{
+	Datum		values[9];
+
+	if (history->task.length == 0)
+		return;
+	values[0] = Int32GetDatum(MyProcPid);
+	values[1] = TimestampTzGetDatum(tasker_now());
+	values[2] = datum_list_array(&history->task);
+	values[3] = datum_list_array(&history->started);
+	values[4] = datum_list_array(&history->step);
+	values[5] = datum_list_array(&history->attempt);
+	values[6] = datum_list_array(&history->from);
+	values[7] = datum_list_array(&history->to);
+	values[8] = datum_list_array(&history->metadata);
+	tasker_run(&record_steps, values, NULL);
+}
+
+/* Write changes of tasks. */
+void
+record_task_history(DatumList *tasks, DatumList *from, DatumList *to)
+{
+	Datum		values[6];
+
+	values[0] = Int32GetDatum(MyProcPid);
+	values[1] = TimestampTzGetDatum(tasker_now());
+	values[2] = datum_list_array(tasks);
+	values[3] = datum_list_array(from);
+	values[4] = datum_list_array(to);
+	values[5] = JsonbPGetDatum(history_note());
+	tasker_run(&record_tasks, values, history_note() == NULL ? "     n" : NULL);
+}
