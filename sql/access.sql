@@ -1,5 +1,7 @@
 -- Nothing is PUBLIC's. A level is enforced by the functions themselves, in C;
 -- the privileges granted here let a role reach them.
+REVOKE ALL ON ALL TABLES IN SCHEMA tasker FROM PUBLIC;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA tasker FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA tasker FROM PUBLIC;
 REVOKE ALL ON ALL PROCEDURES IN SCHEMA tasker FROM PUBLIC;
 REVOKE USAGE ON TYPE tasker.step_state, tasker.task_state FROM PUBLIC;
