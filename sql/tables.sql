@@ -134,6 +134,7 @@ CREATE TABLE tasker.workflow_steps (
 	claimed_by text,
 	results jsonb,
 	last_error jsonb,
+	checkpoint jsonb,
 	PRIMARY KEY (task_id, step_id)
 ) WITH (fillfactor = 50);
 -- Half of each page is left free: a batch that ends all steps of a page writes
@@ -146,6 +147,7 @@ COMMENT ON COLUMN tasker.workflow_steps.step_no IS 'named_steps.step_no of its d
 COMMENT ON COLUMN tasker.workflow_steps.lane IS 'Who may take it: a queue_id, or minus the owner_id for a step that runs in the database.';
 COMMENT ON COLUMN tasker.workflow_steps.pending_parents IS 'How many of its parents are not satisfied yet.';
 COMMENT ON COLUMN tasker.workflow_steps.attempts IS 'Attempts that have begun or, for a step run inside one transaction, ended.';
+COMMENT ON COLUMN tasker.workflow_steps.checkpoint IS 'What a worker stored with a heartbeat, for the next attempt.';
 COMMENT ON COLUMN tasker.workflow_steps.last_error IS 'The error of the last failed attempt: sqlstate, message, detail, hint, context.';
 
 CREATE TABLE tasker.workflow_step_edges (

@@ -111,26 +111,34 @@ retry_after(ErrorData *error)
 	return seconds <= MAX_RETRY_AFTER ? seconds : -1;
 }
 
+/*
+ * What comes after a failed attempt, so many having been made: the end, or
+ * another one at *next. A delay below 0 leaves it to the step's backoff.
+ */
+StepState
+after_failure(const StepDef *def, int attempts, bool permanent, double delay,
+			  TimestampTz at, TimestampTz *next)
+{
+	if (!def->retryable || permanent || attempts >= def->max_attempts)
+		return STEP_ERROR;
+	if (delay < 0)
+		delay = backoff_seconds(&def->backoff, attempts,
+								DatumGetFloat8(DirectFunctionCall1(drandom, (Datum) 0)));
+	*next = at + (TimestampTz) rint(delay * USECS_PER_SEC);
+	return STEP_WAITING_FOR_RETRY;
+}
+
 /* The attempt ended with an error: another one, or the end? */
 void
 attempt_failed(BatchStep *step, ErrorData *error)
 {
-	StepDef    *def = step->def;
 	double		delay = retry_after(error);
 
 	step->attempts++;
 	step->error = error_document(error, step->attempts, step->ended_at);
 	step->results = NULL;
-	if (!def->retryable || is_permanent(error->sqlerrcode) || step->attempts >= def->max_attempts)
-	{
-		step->to = STEP_ERROR;
-		return;
-	}
-	if (delay < 0)
-		delay = backoff_seconds(&def->backoff, step->attempts,
-								DatumGetFloat8(DirectFunctionCall1(drandom, (Datum) 0)));
-	step->to = STEP_WAITING_FOR_RETRY;
-	step->next_attempt_at = step->ended_at + (TimestampTz) rint(delay * USECS_PER_SEC);
+	step->to = after_failure(step->def, step->attempts, is_permanent(error->sqlerrcode),
+							 delay, step->ended_at, &step->next_attempt_at);
 }
 
 static void

@@ -45,6 +45,8 @@ typedef struct BatchStep
 
 extern void attempt_add_parent(BatchStep *step, const char *name, Jsonb *results);
 extern void run_attempt(BatchStep *step, BatchRunner *runner, MemoryContext context);
+extern StepState after_failure(const StepDef *def, int attempts, bool permanent, double delay,
+							   TimestampTz at, TimestampTz *next);
 extern void attempt_failed(BatchStep *step, ErrorData *error);
 
 #endif							/* TASKER_ATTEMPT_H */

@@ -58,29 +58,6 @@ static TaskerQuery write_ends = {
 	TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, JSONBARRAYOID, JSONBARRAYOID},
 };
 
-static Batch *
-batch_begin(BatchRunner *runner)
-{
-	MemoryContext context = AllocSetContextCreate(TopTransactionContext, "tasker batch",
-												  ALLOCSET_DEFAULT_SIZES);
-	MemoryContext old_context = MemoryContextSwitchTo(context);
-	Batch	   *batch = palloc0(sizeof(Batch));
-	HASHCTL		ctl;
-
-	batch->runner = runner;
-	batch->context = context;
-	batch->begun = GetCurrentTimestamp();
-	ctl.hcxt = context;
-	ctl.keysize = sizeof(int64);
-	ctl.entrysize = sizeof(TaskInput);
-	batch->tasks = hash_create("tasks of a batch", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	ctl.keysize = sizeof(BatchStepKey);
-	ctl.entrysize = sizeof(BatchStep);
-	batch->steps = hash_create("steps of a batch", 256, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	MemoryContextSwitchTo(old_context);
-	return batch;
-}
-
 /* ---------------------------------------------------------------- running */
 
 static double

@@ -9,6 +9,7 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
 /*
@@ -87,8 +88,32 @@ end_statements(TaskerSection *section)
 	CommandCounterIncrement();
 }
 
+/* A batch with nothing in it yet, in a memory context of the transaction's. */
+Batch *
+batch_begin(BatchRunner *runner)
+{
+	MemoryContext context = AllocSetContextCreate(TopTransactionContext, "tasker batch",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old_context = MemoryContextSwitchTo(context);
+	Batch	   *batch = palloc0(sizeof(Batch));
+	HASHCTL		ctl;
+
+	batch->runner = runner;
+	batch->context = context;
+	batch->begun = GetCurrentTimestamp();
+	ctl.hcxt = context;
+	ctl.keysize = sizeof(int64);
+	ctl.entrysize = sizeof(TaskInput);
+	batch->tasks = hash_create("tasks of a batch", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	ctl.keysize = sizeof(BatchStepKey);
+	ctl.entrysize = sizeof(BatchStep);
+	batch->steps = hash_create("steps of a batch", 256, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	MemoryContextSwitchTo(old_context);
+	return batch;
+}
+
 /* The batch's entry of a step, made if there is none. */
-static BatchStep *
+BatchStep *
 batch_step(Batch *batch, int64 task_id, int step_id, bool *found)
 {
 	BatchStepKey key = {task_id, step_id, 0};
@@ -213,7 +238,8 @@ load_parents(Batch *batch)
 	SPI_freetuptable(SPI_tuptable);
 }
 
-static void
+/* Everything that the handlers of the wave are to be given. */
+void
 load_inputs(Batch *batch)
 {
 	load_tasks(batch);

@@ -25,6 +25,9 @@ typedef struct Batch
 	BatchResult result;
 } Batch;
 
+extern Batch *batch_begin(BatchRunner *runner);
+extern BatchStep *batch_step(Batch *batch, int64 task_id, int step_id, bool *found);
+extern void load_inputs(Batch *batch);
 extern void begin_statements(Batch *batch, TaskerSection *section);
 extern void end_statements(TaskerSection *section);
 extern void step_arrays(BatchStep **steps, int n, Datum *values);

@@ -115,8 +115,10 @@ static TaskerQuery hint_roots = {
 	.sql = "INSERT INTO tasker.ready_queue (lane, rank, task_id, step_id) "
 	"SELECT COALESCE(s.queue_id, -$3), -($4 + s.priority), c.task_id, s.step_no "
 	"FROM pg_catalog.unnest($1) AS c (task_id) "
-	"CROSS JOIN LATERAL (SELECT * FROM tasker.named_steps WHERE named_task_id = $2 AND parents = 0) AS s",
+	"CROSS JOIN LATERAL (SELECT * FROM tasker.named_steps WHERE named_task_id = $2 AND parents = 0) AS s "
+	"RETURNING lane",
 	.args = {INT8ARRAYOID, INT4OID, INT4OID, INT4OID},
+	.columns = {INT4OID},
 };
 
 static TaskerQuery time_roots = {
@@ -393,9 +395,10 @@ insert_all(Request *request, const Template *template, int owner, DatumList *ids
 	}
 	else
 	{
-		tasker_run(&hint_roots, values, NULL);
-		if (template->runs_in_database)
-			wake_lane_at_commit(-owner);
+		uint64		n = tasker_run(&hint_roots, values, NULL);
+
+		for (uint64 row = 0; row < n; row++)
+			wake_lane_at_commit(DatumGetInt32(tasker_value_notnull(row, 1)));
 	}
 }
 

@@ -25,11 +25,11 @@ static TaskerQuery load_task = {
 
 static TaskerQuery load_steps = {
 	.sql = "SELECT step_no, name, handler_kind, handler, retryable, max_attempts, parents, timeout, "
-	"backoff, backoff_base, backoff_factor, backoff_cap, backoff_jitter, backoff_delays "
+	"backoff, backoff_base, backoff_factor, backoff_cap, backoff_jitter, backoff_delays, lease "
 	"FROM tasker.named_steps WHERE named_task_id = $1",
 	.args = {INT4OID},
 	.columns = {INT4OID, TEXTOID, TEXTOID, TEXTOID, BOOLOID, INT4OID, INT4OID, INTERVALOID,
-	TEXTOID, INTERVALOID, FLOAT8OID, INTERVALOID, FLOAT8OID, INTERVALARRAYOID},
+	TEXTOID, INTERVALOID, FLOAT8OID, INTERVALOID, FLOAT8OID, INTERVALARRAYOID, INTERVALOID},
 };
 
 static HTAB *cache = NULL;
@@ -157,6 +157,7 @@ read_step(uint64 row, StepDef *step)
 	if (!isnull)
 		step->timeout_ms = (int) Min(Max(interval_seconds(DatumGetIntervalP(timeout)) * 1000.0, 1.0),
 									 (double) INT_MAX);
+	step->lease = column_seconds(row, 15);
 	read_backoff(row, &step->backoff);
 }
 

@@ -35,6 +35,7 @@ typedef struct StepDef
 	int			max_attempts;
 	int			parents;
 	int			timeout_ms;		/* 0: none */
+	double		lease;			/* seconds */
 	Backoff		backoff;
 } StepDef;
 

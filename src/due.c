@@ -85,6 +85,7 @@ look_at_steps(TimestampTz now, int limit)
 	values[1] = datum_list_array(&steps);
 	values[2] = TimestampTzGetDatum(now);
 	tasker_run(&enqueue_due, values, NULL);
+	expire_leases(values[0], values[1], now);
 	return n;
 }
 

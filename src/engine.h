@@ -124,6 +124,10 @@ extern BackoffKind backoff_kind_from_text(Datum kind);
 extern double interval_seconds(const Interval *interval);
 extern double backoff_seconds(const Backoff *backoff, int attempts, double random);
 
+/* ------------------------------------------------------------ leases.c */
+
+extern void expire_leases(Datum task_ids, Datum step_ids, TimestampTz now);
+
 /* ------------------------------------------------------------ due.c */
 
 extern int	tick(TimestampTz now, int limit);

@@ -58,6 +58,10 @@
 #define ERRCODE_TASKER_DO_NOT_RETRY			MAKE_SQLSTATE('T', 'K', '4', '1', '0')
 #define ERRCODE_TASKER_RETRY_AFTER			MAKE_SQLSTATE('T', 'K', '4', '1', '1')
 
+/* TK42x: a worker's call is refused, or its lease ran out */
+#define ERRCODE_TASKER_STALE_LEASE			MAKE_SQLSTATE('T', 'K', '4', '2', '0')
+#define ERRCODE_TASKER_LEASE_EXPIRED		MAKE_SQLSTATE('T', 'K', '4', '2', '1')
+
 /* TK5xx: the caller may not */
 #define ERRCODE_TASKER_ACCESS				MAKE_SQLSTATE('T', 'K', '5', '0', '0')
 

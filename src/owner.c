@@ -86,16 +86,13 @@ role_is(Oid role, Name name)
 	return current != NULL && strcmp(current, NameStr(*name)) == 0;
 }
 
-/* The highest level that the role has, by itself or as a member. */
-AccessLevel
-access_level(Oid role)
+/* The levels that the role has, by itself or as a member, as a set of bits. */
+static int
+access_levels(Oid role)
 {
 	TaskerSection section;
-	AccessLevel highest = ACCESS_NONE;
+	int			set = 0;
 	uint64		n;
-
-	if (superuser_arg(role))
-		return ACCESS_ADMIN;
 
 	tasker_enter(&section);
 	n = tasker_run(&all_grants, NULL, NULL);
@@ -108,10 +105,33 @@ access_level(Oid role)
 			continue;
 		for (int i = 0; i < lengthof(levels); i++)
 			if (strcmp(levels[i].name, name) == 0)
-				highest = Max(highest, levels[i].level);
+				set |= 1 << levels[i].level;
 	}
 	tasker_leave(&section);
-	return highest;
+	return set;
+}
+
+/* The highest of them. */
+AccessLevel
+access_level(Oid role)
+{
+	int			set;
+
+	if (superuser_arg(role))
+		return ACCESS_ADMIN;
+	set = access_levels(role);
+	for (int level = ACCESS_ADMIN; level > ACCESS_NONE; level--)
+		if (set & (1 << level))
+			return (AccessLevel) level;
+	return ACCESS_NONE;
+}
+
+/* May the role do the work of other roles' steps? */
+bool
+may_work_for_all(Oid role)
+{
+	return superuser_arg(role) ||
+		(access_levels(role) & (1 << ACCESS_WORKER | 1 << ACCESS_OPERATOR | 1 << ACCESS_ADMIN)) != 0;
 }
 
 /* May the caller act for the owner? */

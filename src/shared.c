@@ -30,6 +30,7 @@ typedef struct Noted
 {
 	int			lanes[MAX_NOTED];
 	int			nlanes;
+	bool		all_lanes;		/* more than could be noted */
 	int64		tasks[MAX_NOTED];
 	int			ntasks;
 	bool		all_tasks;		/* more than could be noted */
@@ -109,15 +110,13 @@ ask_for_scheduler(Oid database)
 void
 wake_lane_at_commit(int lane)
 {
-	if (lane > 0)
-		return;					/* external workers ask by themselves */
 	for (int i = 0; i < noted.nlanes; i++)
 		if (noted.lanes[i] == lane)
 			return;
 	if (noted.nlanes < MAX_NOTED)
 		noted.lanes[noted.nlanes++] = lane;
 	else
-		noted.scheduler = true;
+		noted.scheduler = noted.all_lanes = true;
 }
 
 void
@@ -200,6 +199,72 @@ interrupt_executors(void)
 	}
 }
 
+/* This session's slot while its claim waits. */
+static WaiterSlot *my_wait = NULL;
+
+static void
+free_wait(int code, Datum arg)
+{
+	end_waiting();
+}
+
+/* False if all slots are taken: then the caller has to look from time to time. */
+bool
+begin_waiting(const int *lanes, int nlanes)
+{
+	static bool at_exit = false;
+
+	tasker_shared();
+	if (!at_exit)
+	{
+		before_shmem_exit(free_wait, (Datum) 0);
+		at_exit = true;
+	}
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < TASKER_MAX_WAITERS && my_wait == NULL; i++)
+		if (!OidIsValid(shared->waiters[i].database))
+			my_wait = &shared->waiters[i];
+	if (my_wait != NULL)
+	{
+		my_wait->database = MyDatabaseId;
+		my_wait->latch = MyLatch;
+		my_wait->nlanes = nlanes;
+		for (int i = 0; i < Min(nlanes, TASKER_WAITER_LANES); i++)
+			my_wait->lanes[i] = lanes[i];
+	}
+	LWLockRelease(&shared->lock);
+	return my_wait != NULL;
+}
+
+void
+end_waiting(void)
+{
+	if (my_wait == NULL)
+		return;
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	my_wait->database = InvalidOid;
+	LWLockRelease(&shared->lock);
+	my_wait = NULL;
+}
+
+/* Wake the claims that wait for the lane; 0 stands for any. */
+static void
+wake_waiters(int lane)
+{
+	for (int i = 0; i < TASKER_MAX_WAITERS; i++)
+	{
+		WaiterSlot *waiter = &shared->waiters[i];
+		bool		wanted = lane == 0 || waiter->nlanes > TASKER_WAITER_LANES;
+
+		if (waiter->database != MyDatabaseId)
+			continue;
+		for (int j = 0; j < Min(waiter->nlanes, TASKER_WAITER_LANES) && !wanted; j++)
+			wanted = waiter->lanes[j] == lane;
+		if (wanted)
+			SetLatch(waiter->latch);
+	}
+}
+
 /* Tell everybody concerned. Runs after the commit: it can not fail. */
 static void
 tell(void)
@@ -209,13 +274,21 @@ tell(void)
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < noted.nlanes; i++)
 	{
-		ExecutorSlot *executor = idle_executor(noted.lanes[i]);
+		ExecutorSlot *executor;
 
+		if (noted.lanes[i] > 0)
+		{
+			wake_waiters(noted.lanes[i]);
+			continue;
+		}
+		executor = idle_executor(noted.lanes[i]);
 		if (executor == NULL)
 			noted.scheduler = true;
 		else if (executor->latch != NULL)
 			SetLatch(executor->latch);
 	}
+	if (noted.all_lanes)
+		wake_waiters(0);
 	if (noted.ntasks > 0)
 		interrupt_executors();
 	scheduler = scheduler_slot(MyDatabaseId);

@@ -18,6 +18,8 @@
 
 #define TASKER_MAX_DATABASES	64
 #define TASKER_MAX_EXECUTORS	128
+#define TASKER_MAX_WAITERS		256
+#define TASKER_WAITER_LANES		8
 
 typedef struct SchedulerSlot
 {
@@ -57,6 +59,15 @@ typedef struct ExecutorSlot
 	pg_atomic_uint32 step_id;
 } ExecutorSlot;
 
+/* A session whose claim waits for work. */
+typedef struct WaiterSlot
+{
+	Oid			database;		/* InvalidOid: free */
+	Latch	   *latch;
+	int			nlanes;			/* more than fit: every lane */
+	int			lanes[TASKER_WAITER_LANES];
+} WaiterSlot;
+
 typedef struct TaskerShared
 {
 	LWLock		lock;			/* protects all but the atomics */
@@ -64,6 +75,7 @@ typedef struct TaskerShared
 	int			launcher_pid;
 	SchedulerSlot schedulers[TASKER_MAX_DATABASES];
 	ExecutorSlot executors[TASKER_MAX_EXECUTORS];
+	WaiterSlot	waiters[TASKER_MAX_WAITERS];
 } TaskerShared;
 
 extern void tasker_shared_init(void);
@@ -78,5 +90,9 @@ extern void interrupt_task_at_commit(int64 task_id);
 extern void wake_launcher_at_commit(void);
 
 extern void wake_scheduler(Oid database);
+
+/* A claim that waits: set this session's latch when one of the lanes gets work. */
+extern bool begin_waiting(const int *lanes, int nlanes);
+extern void end_waiting(void);
 
 #endif							/* TASKER_SHARED_H */

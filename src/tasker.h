@@ -161,6 +161,7 @@ typedef enum AccessLevel
 
 extern int	owner_id_for(Oid role);
 extern AccessLevel access_level(Oid role);
+extern bool may_work_for_all(Oid role);
 extern bool may_see_owner(Oid caller, int owner);
 extern void check_may_operate(int64 task_id);
 extern void check_may_see(int64 task_id);
