@@ -22,30 +22,18 @@ require 'socket'
 
 module Tasker
   # The lease's length is the server's clock's: this machine's may be wrong.
-  COLUMNS = <<~SQL.chomp
-    c.task_id, c.step_id, c.lease, c.name, c.queue, c.attempt, c.max_attempts, c.input, c.idempotency_key,
-        c.checkpoint, extract(epoch FROM c.lease_expires_at - clock_timestamp())::float8
-  SQL
-  CLAIM = <<~SQL
-    SELECT #{COLUMNS}
-    FROM tasker.claim_steps(queues => $1::text[], worker => $2, max_steps => $3::int, lease => $4::interval,
-        wait => $5::interval) AS c
-  SQL
-  COMPLETE_MANY = <<~SQL
-    SELECT c.outcome, #{COLUMNS}
-    FROM tasker.complete_steps(task_ids => $1::bigint[], step_ids => $2::int[], leases => $3::uuid[],
-        results => $4::text[]::jsonb[], queues => $5::text[], worker => $6, max_steps => $7::int,
-        lease => $8::interval) AS c
-  SQL
+  COLUMNS = 'c.task_id, c.step_id, c.lease, c.name, c.queue, c.attempt, c.max_attempts, c.input, c.idempotency_key, ' \
+            'c.checkpoint, extract(epoch FROM c.lease_expires_at - clock_timestamp())::float8'
+  CLAIM = "SELECT #{COLUMNS} FROM tasker.claim_steps(queues => $1::text[], worker => $2, max_steps => $3::int, " \
+          'lease => $4::interval, wait => $5::interval) AS c'
+  COMPLETE_MANY = "SELECT c.outcome, #{COLUMNS} FROM tasker.complete_steps(task_ids => $1::bigint[], " \
+                  'step_ids => $2::int[], leases => $3::uuid[], results => $4::text[]::jsonb[], ' \
+                  'queues => $5::text[], worker => $6, max_steps => $7::int, lease => $8::interval) AS c'
   COMPLETE = 'SELECT tasker.complete_step($1::bigint, $2::int, $3::uuid, $4::text::jsonb)'
-  FAIL = <<~SQL
-    SELECT tasker.fail_step($1::bigint, $2::int, $3::uuid, error => $4::text::jsonb,
-        retryable => $5::boolean, retry_after => $6::interval)
-  SQL
-  HEARTBEAT = <<~SQL
-    SELECT extract(epoch FROM tasker.heartbeat($1::bigint, $2::int, $3::uuid, extend => $4::interval,
-        checkpoint => $5::text::jsonb) - clock_timestamp())::float8
-  SQL
+  FAIL = 'SELECT tasker.fail_step($1::bigint, $2::int, $3::uuid, error => $4::text::jsonb, ' \
+         'retryable => $5::boolean, retry_after => $6::interval)'
+  HEARTBEAT = 'SELECT extract(epoch FROM tasker.heartbeat($1::bigint, $2::int, $3::uuid, extend => $4::interval, ' \
+              'checkpoint => $5::text::jsonb) - clock_timestamp())::float8'
   RELEASE = 'SELECT tasker.release_step($1::bigint, $2::int, $3::uuid, delay => $4::interval)'
   private_constant :COLUMNS, :CLAIM, :COMPLETE_MANY, :COMPLETE, :FAIL, :HEARTBEAT, :RELEASE
 
@@ -57,7 +45,7 @@ module Tasker
     attr_reader :seconds
 
     def initialize(seconds, message = nil)
-      @seconds = Float(seconds)
+      @seconds = [[Float(seconds), 0.0].max, 31_536_000.0].min # what the server takes
       super(message || "to be tried again after #{seconds} s")
     end
   end
@@ -67,15 +55,12 @@ module Tasker
 
   # The worker ends, and what was to be done is not worth waiting for.
   class Stopped < StandardError; end
-  private_constant :Stopped
 
   class << self
     attr_writer :logger
 
     # Where workers say what happens; standard error by default.
-    def logger
-      @logger ||= Logger.new($stderr, progname: 'tasker', level: Logger::INFO)
-    end
+    def logger = @logger ||= Logger.new($stderr, progname: 'tasker', level: Logger::INFO)
   end
 
   # What a step's error and its results look like to the server.
@@ -84,12 +69,11 @@ module Tasker
     # Bounds what a cycle can do; deeper than what the server's own parser takes.
     DEEPEST = 5000
     ARRAY = PG::TextEncoder::Array.new.freeze
+    STRINGS = PG::TypeMapAllStrings.new
 
     module_function
 
-    def now
-      Process.clock_gettime(Process::CLOCK_MONOTONIC)
-    end
+    def now = Process.clock_gettime(Process::CLOCK_MONOTONIC)
 
     def sqlstate(error)
       error.result&.error_field(PG::PG_DIAG_SQLSTATE) if error.is_a?(PG::Error)
@@ -98,15 +82,13 @@ module Tasker
     # Whether another try on another connection may go well.
     def passing?(error)
       return true unless error.is_a?(PG::Error)
-
       state = sqlstate(error)
       # 25006: a server that is not (yet) the primary.
       state.nil? || state == '25006' || %w[08 40 53 55 57 58].include?(state[0, 2])
     end
 
-    def interval(seconds)
-      seconds && format('%.6f seconds', seconds)
-    end
+    # An interval, for the server.
+    def interval(seconds) = seconds && format('%.6f seconds', seconds)
 
     # Text as the server takes it: UTF-8, no NUL, not endless.
     def clean(text)
@@ -117,11 +99,7 @@ module Tasker
 
     # The error as JSON, for fail_step.
     def describe(error)
-      message = begin
-        clean(error.message)
-      rescue StandardError
-        ''
-      end
+      message = (clean(error.message) rescue '') # rubocop:disable Style/RescueModifier
       about = { message: message.empty? ? error.class.to_s : message, type: error.class.to_s,
                 context: clean(error.backtrace&.first(40)&.join("\n")) }
       if (state = sqlstate(error))
@@ -131,9 +109,7 @@ module Tasker
       JSON.generate(about)
     end
 
-    def parse(text)
-      text && JSON.parse(text, max_nesting: DEEPEST, create_additions: false)
-    end
+    def parse(text) = text && JSON.parse(text, max_nesting: DEEPEST, create_additions: false)
 
     # Results as JSON; nil for none.
     def results(value)
@@ -147,7 +123,6 @@ module Tasker
       raise DoNotRetry, "the handler's results are not JSON: #{clean(e.message)}"
     end
   end
-  private_constant :Wire
 
   # One attempt of one step, as its handler sees it.
   class Step
@@ -164,80 +139,48 @@ module Tasker
         seconds = row
       @task_id, @id, @attempt, @max_attempts = [task_id, id, attempt, max_attempts].map { |n| n && Integer(n, 10) }
       @state = :waiting
-      @lost = false
       extended(seconds)
     end
 
     # {"task" => {…}, "step" => {…}, "parents" => {name => results}}
-    def input
-      @input ||= Wire.parse(@input_text)
-    end
+    def input = @input ||= Wire.parse(@input_text)
 
     # id, name, namespace, version, context, correlation_id, priority, tags
-    def task
-      input['task']
-    end
+    def task = input['task']
 
     # What create_task was given.
-    def context
-      task['context']
-    end
+    def context = task['context']
 
     # The results of the steps that this one depends on, by name.
-    def parents
-      input['parents'] || {}
-    end
+    def parents = input['parents'] || {}
 
     # What the last checkpoint kept, of this attempt or one before; nil if there is none.
-    def saved
-      @saved ||= Wire.parse(@saved_text)
-    end
+    def saved = @saved ||= Wire.parse(@saved_text)
 
     # The step is no longer ours: a long handler may look, and stop.
-    def lost?
-      @lost
-    end
+    def lost? = @lost || false
 
     # Extends the lease (the worker does so by itself). Raises LeaseLost.
-    def heartbeat
-      @worker.__send__(:extend_lease, self, nil)
-      nil
-    end
+    def heartbeat = @worker.__send__(:extend_lease, self, nil)
 
     # Keeps a value for the next attempt, and extends the lease. Raises LeaseLost.
     def checkpoint(value)
       text = JSON.generate(value, max_nesting: Wire::DEEPEST)
       @worker.__send__(:extend_lease, self, text)
-      @saved = nil
-      @saved_text = text
-      nil
+      @saved, @saved_text = nil, text
     end
 
-    def key
-      [@task_id, @id, @lease]
-    end
-
-    def extended(seconds)
-      @due = Wire.now + [Float(seconds), 0.03].max / 3
-    end
-
-    def lose
-      @lost = true
-    end
-
-    def to_s
-      "step #{@task_id}.#{@id} \"#{@name}\", attempt #{@attempt}"
-    end
+    def key = [@task_id, @id, @lease]
+    def extended(seconds) = @due = Wire.now + [Float(seconds), 0.03].max / 3
+    def lose = @lost = true
+    def to_s = "step #{@task_id}.#{@id} \"#{@name}\", attempt #{@attempt}"
   end
 
   # A connection that comes back: opened when needed, again after a failure.
   class Link
     # patient: goes on trying while the worker drains.
     def initialize(worker, patient:)
-      @worker = worker
-      @patient = patient
-      @mutex = Mutex.new
-      @connection = nil
+      @worker, @patient, @mutex, @connection = worker, patient, Mutex.new, nil
     end
 
     # What the block makes of the connection, once no failure of it or the server interferes.
@@ -248,12 +191,10 @@ module Tasker
           yield(@connection ||= @worker.__send__(:connect))
         rescue PG::Error, SystemCallError, IOError, SocketError => e
           raise unless Wire.passing?(e)
-
           drop
           pause = delay * (0.5 + rand)
           Tasker.logger.warn { format('connection failed, next try in %.1f s: %s', pause, Wire.clean(e.message).strip) }
           raise Stopped, e.message if @worker.__send__(:pause, pause, @patient)
-
           delay = [delay * 2, 5.0].min
           retry
         end
@@ -263,9 +204,8 @@ module Tasker
     # The rows of one statement, as strings, whatever type maps the program's own connections have.
     def query(sql, arguments)
       call do |connection|
-        result = connection.exec_params(sql, arguments, 0, PG::TypeMapAllStrings.new)
-        result.type_map = PG::TypeMapAllStrings.new
-        result.values.tap { result.clear }
+        result = connection.exec_params(sql, arguments, 0, Wire::STRINGS)
+        result.map_types!(Wire::STRINGS).values
       end
     end
 
@@ -273,7 +213,6 @@ module Tasker
     def roll_back
       @mutex.synchronize do
         next if @connection.nil?
-
         case @connection.finished? ? nil : @connection.transaction_status
         when PG::PQTRANS_IDLE then nil
         when PG::PQTRANS_INTRANS, PG::PQTRANS_INERROR then @connection.exec('ROLLBACK')
@@ -284,25 +223,21 @@ module Tasker
       end
     end
 
-    def close
-      @mutex.synchronize { drop }
-    end
+    def close = @mutex.synchronize { drop }
 
     private
 
     def drop
-      connection = @connection
-      @connection = nil
+      connection, @connection = @connection, nil
       connection&.close unless connection&.finished?
     rescue PG::Error, SystemCallError, IOError
       nil
     end
   end
-  private_constant :Link
 
   # What became of a step: a call that is still to be made, if there is one.
   Report = Struct.new(:step, :call, :arguments)
-  private_constant :Report
+  private_constant :Report, :Link, :Wire, :Stopped
 
   # Claims steps from queues and runs their handlers.
   #
@@ -327,32 +262,21 @@ module Tasker
       @queues = Array(queues).map(&:to_s)
       raise ArgumentError, 'queues must have at least one name' if @queues.empty?
       raise ArgumentError, 'concurrency and batch must be at least 1' if concurrency < 1 || batch < 1
-
-      @source = connection
-      @concurrency = concurrency
-      @batch = batch
-      @lease = lease
+      @source, @concurrency, @batch, @lease, @drain = connection, concurrency, batch, lease, drain
       @name = name || "#{Socket.gethostname}:#{Process.pid}"
-      @drain = drain
       @handlers = {}
-
       @mutex = Mutex.new
       @changed = ConditionVariable.new
       @capacity = [concurrency, batch].max
       @held = {} # claimed and not yet reported, by lease
       @reserved = 0 # asked for by a claim that is under way
-      @waiting = []
-      @reports = []
+      @waiting, @reports = [], []
       @stopping = false
       @finished = false # everything reported: the other threads may end
       @deadline = Float::INFINITY
-      @failure = nil
-      @threads = []
+      @failure, @threads = nil, []
       @wake = Thread::Queue.new # the number of a signal, or nil: for #run
-
-      @claims = Link.new(self, patient: false)
-      @completions = Link.new(self, patient: true)
-      @heartbeats = Link.new(self, patient: true)
+      @claims, @completions, @heartbeats = [false, true, true].map { |patient| Link.new(self, patient: patient) }
     end
 
     # Registers a handler for the steps of a name, or, without a name, for the others of a queue.
@@ -363,10 +287,8 @@ module Tasker
     def on(name = nil, queue: nil, transactional: false, &handler)
       raise ArgumentError, 'a handler needs a block' unless handler
       raise ArgumentError, 'a handler needs the name of a step or of a queue' unless name || queue
-
       key = [queue&.to_s, name&.to_s]
       raise ArgumentError, "there is a handler for step #{name}, queue #{queue} already" if @handlers.key?(key)
-
       @handlers[key] = [handler, transactional]
       self
     end
@@ -393,7 +315,6 @@ module Tasker
     # Starts the threads and returns, for programs that have something else to do. Once per Worker.
     def start
       raise 'a worker starts once' unless @threads.empty?
-
       Tasker.logger.info { "#{@name}: serving #{@queues.join(', ')}" }
       loops = %i[claim_loop report_loop heartbeat_loop] + [:handler_loop] * @concurrency
       @threads = loops.map { |body| Thread.new { guarded(body) }.tap { |thread| thread.name = body.to_s } }
@@ -405,7 +326,6 @@ module Tasker
     def stop
       begin_stop
       return if @threads.include?(Thread.current)
-
       @threads.each { |thread| thread.join([0.1, @deadline - Wire.now].max) }
       finish
       left = @mutex.synchronize { @held.size }
@@ -462,15 +382,13 @@ module Tasker
           # A report claims as well: half a batch of room is left to it.
           wait_until { @stopping || (free.positive? && (@waiting.empty? || 2 * free >= @batch)) }
           return if @stopping
-
           reserve(0)
         end
         began = Wire.now
-        rows = []
         begin
           rows = @claims.query(CLAIM, [array(@queues), @name, room, Wire.interval(@lease), Wire.interval(WAIT)])
         ensure
-          accept(rows, room, [])
+          accept(rows || [], room, [])
         end
         # Others were quicker, or the server can not wait: no busy loop.
         short = rows.empty? && Wire.now - began < 0.1 ? (short * 2).clamp(0.002, 0.25) : 0.0
@@ -486,7 +404,6 @@ module Tasker
         step = @mutex.synchronize do
           wait_until { @waiting.any? || @stopping }
           return if @waiting.empty?
-
           @waiting.shift.tap { |next_step| next_step.state = :running }
         end
         report = Report.new(step)
@@ -510,18 +427,16 @@ module Tasker
         @mutex.synchronize do
           wait_until { @reports.any? || (@stopping && @held.empty? && @reserved.zero?) }
           return if @reports.empty?
-
           reports = @reports
           @reports = []
           room = @stopping ? 0 : reserve(reports.size)
         end
-        rows = []
         begin
           completed, others = reports.partition { |report| report.call == COMPLETE }
           others.each { |report| make(report) if report.call }
           rows = complete(completed, room)
         ensure
-          accept(rows, room, reports)
+          accept(rows || [], room, reports)
         end
       end
     ensure
@@ -532,7 +447,6 @@ module Tasker
       loop do
         due = @mutex.synchronize do
           return if @finished
-
           held = @held.values.reject { |step| step.state == :reporting || step.lost? }
           at = Wire.now
           due = held.select { |step| step.due <= at }
@@ -552,13 +466,8 @@ module Tasker
 
     # ---- the parts of a step's way -------------------------------------------
 
-    def array(values)
-      Wire::ARRAY.encode(values)
-    end
-
-    def free
-      @capacity - @held.size - @reserved
-    end
+    def array(values) = Wire::ARRAY.encode(values)
+    def free = @capacity - @held.size - @reserved
 
     # Room for a claim, with @mutex held; `leaving` steps are reported by the same call.
     def reserve(leaving)
@@ -584,7 +493,6 @@ module Tasker
     # Runs the handler; what is to be reported.
     def attempt(step, link)
       return Report.new(step) if step.lost?
-
       handler, transactional = @handlers[[step.queue, step.name]] || @handlers[[nil, step.name]] ||
                                @handlers[[step.queue, nil]]
       unless handler
@@ -592,7 +500,6 @@ module Tasker
         return Report.new(step, RELEASE, [Wire.interval(UNKNOWN_STEP_DELAY)])
       end
       return Report.new(step, COMPLETE, [Wire.results(handler.call(step))]) unless transactional
-
       transaction(step, handler, link)
       Report.new(step)
     rescue LeaseLost
@@ -620,7 +527,7 @@ module Tasker
 
       @mutex.synchronize { step.state = :reporting } # a heartbeat would wait for this transaction
       begin
-        connection.exec_params(COMPLETE, [*step.key, results], 0, PG::TypeMapAllStrings.new)
+        connection.exec_params(COMPLETE, [*step.key, results], 0, Wire::STRINGS)
       rescue PG::Error => e
         refused(step, e)
         raise
@@ -633,7 +540,6 @@ module Tasker
     # Completes steps and claims the next ones, in one call; the rows of the claim.
     def complete(reports, room)
       return [] if reports.empty?
-
       keys = reports.map { |report| report.step.key }.transpose
       results = reports.map { |report| report.arguments.first }
       rows = begin
@@ -641,7 +547,6 @@ module Tasker
                                           [@name, room, Wire.interval(@lease)])
       rescue PG::Error => e
         raise if %w[42501 42883 3F000].include?(Wire.sqlstate(e))
-
         # One of them is to blame, a result too large or not jsonb: which one?
         reports.each { |report| make(report) }
         []
@@ -664,13 +569,11 @@ module Tasker
         return
       end
       raise unless report.call == COMPLETE
-
       make(Report.new(report.step, FAIL, [Wire.describe(e), false, nil]))
     end
 
     def extend_lease(step, checkpoint)
       raise LeaseLost, step.to_s if step.lost?
-
       rows = @heartbeats.query(HEARTBEAT, [*step.key, Wire.interval(@lease), checkpoint])
       step.extended(rows.first.first)
     rescue PG::Error => e
@@ -682,7 +585,6 @@ module Tasker
     # LeaseLost if that is what the error says.
     def refused(step, error)
       return unless Wire.sqlstate(error) == 'TK420'
-
       step.lose
       raise LeaseLost, step.to_s
     end
@@ -691,7 +593,6 @@ module Tasker
 
     def connect
       return @source.call if @source.respond_to?(:call)
-
       given = if @source.is_a?(String)
                 PG::Connection.conninfo_parse(@source).select { |option| option[:val] }
                               .to_h { |option| [option[:keyword].to_sym, option[:val]] }
@@ -710,7 +611,6 @@ module Tasker
           at = Wire.now
           return true if @finished || (@stopping && (!patient || at >= @deadline))
           return false if at >= upto
-
           @changed.wait(@mutex, [upto, @deadline].min - at)
         end
       end
