@@ -56,12 +56,8 @@ module Tasker
   # The worker ends, and what was to be done is not worth waiting for.
   class Stopped < StandardError; end
 
-  class << self
-    attr_writer :logger
-
-    # Where workers say what happens; standard error by default.
-    def logger = @logger ||= Logger.new($stderr, progname: 'tasker', level: Logger::INFO)
-  end
+  singleton_class.attr_accessor :logger # where workers say what happens
+  self.logger = Logger.new($stderr, progname: 'tasker', level: Logger::INFO)
 
   # What a step's error and its results look like to the server.
   module Wire
@@ -130,8 +126,7 @@ module Tasker
     # The same for all attempts of the step: give it to payment services and the like.
     attr_reader :idempotency_key
     # For the worker only: when to extend the lease; waiting, running or reporting.
-    attr_reader :due
-    attr_accessor :state
+    attr_accessor :due, :state
 
     def initialize(worker, row)
       @worker = worker
@@ -161,13 +156,14 @@ module Tasker
     def lost? = @lost || false
 
     # Extends the lease (the worker does so by itself). Raises LeaseLost.
-    def heartbeat = @worker.__send__(:extend_lease, self, nil)
+    def heartbeat = @worker.__send__(:extend_lease, self, nil)&.then { nil }
 
     # Keeps a value for the next attempt, and extends the lease. Raises LeaseLost.
     def checkpoint(value)
       text = JSON.generate(value, max_nesting: Wire::DEEPEST)
       @worker.__send__(:extend_lease, self, text)
       @saved, @saved_text = nil, text
+      nil
     end
 
     def key = [@task_id, @id, @lease]
@@ -299,10 +295,7 @@ module Tasker
     def run
       # No mutex may be taken in a trap.
       before = %w[TERM INT].to_h do |signal|
-        [signal, trap(signal) do |number|
-          @wake << number
-          trap(signal, 'DEFAULT')
-        end]
+        [signal, trap(signal) { |number| [@wake << number, trap(signal, 'DEFAULT')] }]
       end
       start
       number = @wake.pop
@@ -316,8 +309,9 @@ module Tasker
     def start
       raise 'a worker starts once' unless @threads.empty?
       Tasker.logger.info { "#{@name}: serving #{@queues.join(', ')}" }
-      loops = %i[claim_loop report_loop heartbeat_loop] + [:handler_loop] * @concurrency
-      @threads = loops.map { |body| Thread.new { guarded(body) }.tap { |thread| thread.name = body.to_s } }
+      bodies = %i[claim_loop report_loop heartbeat_loop] + [:handler_loop] * @concurrency
+      # Under the mutex, for a handler that calls #stop.
+      @mutex.synchronize { @threads = bodies.map { |body| Thread.new { guarded(body) } } }
       self
     end
 
@@ -335,8 +329,6 @@ module Tasker
     end
 
     private
-
-    # ---- threads -------------------------------------------------------------
 
     def guarded(body)
       __send__(body)
@@ -371,9 +363,7 @@ module Tasker
     end
 
     # With @mutex held: until the block says so.
-    def wait_until
-      @changed.wait(@mutex) until yield
-    end
+    def wait_until = (@changed.wait(@mutex) until yield)
 
     def claim_loop
       short = 0.0
@@ -406,13 +396,12 @@ module Tasker
           return if @waiting.empty?
           @waiting.shift.tap { |next_step| next_step.state = :running }
         end
-        report = Report.new(step)
         begin
           report = attempt(step, link)
         ensure
           @mutex.synchronize do
             step.state = :reporting
-            @reports << report
+            @reports << (report || Report.new(step))
             @changed.broadcast
           end
         end
@@ -463,8 +452,6 @@ module Tasker
     ensure
       @heartbeats.close
     end
-
-    # ---- the parts of a step's way -------------------------------------------
 
     def array(values) = Wire::ARRAY.encode(values)
     def free = @capacity - @held.size - @reserved
@@ -521,10 +508,7 @@ module Tasker
     def transaction(step, handler, link)
       connection = link.call { |opened| opened.tap { opened.exec('BEGIN') } }
       results = Wire.results(handler.call(step, connection))
-      if connection.transaction_status == PG::PQTRANS_IDLE
-        raise DoNotRetry, 'the handler ended the transaction that it shares with the completion'
-      end
-
+      raise DoNotRetry, 'the handler ended its transaction' if connection.transaction_status == PG::PQTRANS_IDLE
       @mutex.synchronize { step.state = :reporting } # a heartbeat would wait for this transaction
       begin
         connection.exec_params(COMPLETE, [*step.key, results], 0, Wire::STRINGS)
@@ -542,20 +526,18 @@ module Tasker
       return [] if reports.empty?
       keys = reports.map { |report| report.step.key }.transpose
       results = reports.map { |report| report.arguments.first }
-      rows = begin
-        @completions.query(COMPLETE_MANY, [*keys, results, @queues].map { |values| array(values) } +
-                                          [@name, room, Wire.interval(@lease)])
-      rescue PG::Error => e
-        raise if %w[42501 42883 3F000].include?(Wire.sqlstate(e))
-        # One of them is to blame, a result too large or not jsonb: which one?
-        reports.each { |report| make(report) }
-        []
-      end
+      rows = @completions.query(COMPLETE_MANY, [*keys, results, @queues].map { |values| array(values) } +
+                                               [@name, room, Wire.interval(@lease)])
       claimed, refused = rows.partition { |row| row.first == 'claimed' }
       refused.each do |row|
         Tasker.logger.info { "#{@name}: completion of step #{row[1]}.#{row[2]} refused: its lease had ended" }
       end
       claimed.map { |row| row.drop(1) }
+    rescue PG::Error => e
+      raise if %w[42501 42883 3F000].include?(Wire.sqlstate(e))
+      # One of them is to blame, a result too large or not jsonb: which one?
+      reports.each { |report| make(report) }
+      []
     end
 
     # One report on its own. What the server does not accept as results fails the step.
@@ -589,18 +571,12 @@ module Tasker
       raise LeaseLost, step.to_s
     end
 
-    # ---- connections ---------------------------------------------------------
-
     def connect
       return @source.call if @source.respond_to?(:call)
-      given = if @source.is_a?(String)
-                PG::Connection.conninfo_parse(@source).select { |option| option[:val] }
-                              .to_h { |option| [option[:keyword].to_sym, option[:val]] }
-              else
-                @source.to_h.transform_keys(&:to_sym)
-              end
+      given = @source
+      given = PG::Connection.conninfo_parse(given).to_h { |o| [o[:keyword], o[:val]] }.compact if given.is_a?(String)
       settings = KEEPALIVE.merge(fallback_application_name: @name[0, 63], client_encoding: 'UTF8')
-      PG.connect(settings.merge(given))
+      PG.connect(settings.merge(given.to_h.transform_keys(&:to_sym)))
     end
 
     # Waits; whether to give up because the worker stops.
