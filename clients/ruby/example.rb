@@ -29,7 +29,7 @@ worker = Tasker::Worker.new(connection: dsn, queues: ['payments'], concurrency: 
 worker.on('charge') do |step|
   amount = step.context['amount']
   raise Tasker::DoNotRetry, 'nothing to pay' unless amount.positive?
-  # The payment service has a bad day: not before ten seconds from now, say.
+  # The payment service has a bad day: not before a second from now.
   raise Tasker::RetryAfter.new(1, 'service is busy') if step.attempt == 1
 
   # A real service would get step.idempotency_key.
