@@ -28,7 +28,7 @@ DECLARE
 BEGIN
 	FOR r IN SELECT m.label, c.* FROM tasker.claim_steps(queues, worker, max_steps, lease) WITH ORDINALITY AS c JOIN claims.made m USING (task_id) ORDER BY c.ordinality LOOP
 		INSERT INTO claims.held (label, task_id, step_id, lease, name) VALUES (r.label, r.task_id, r.step_id, r.lease, r.name);
-		RETURN NEXT format('%s.%s from %s, attempt %s of %s, until %s', r.label, r.name, r.queue, r.attempt, r.max_attempts, to_char(r.lease_expires_at, 'HH24:MI:SS.MS')) || COALESCE(' checkpoint ' || r.checkpoint, '');
+		RETURN NEXT format('%s.%s from %s, attempt %s of %s, until %s', r.label, r.name, r.queue, r.attempt, r.max_attempts, to_char(r.lease_expires_at, 'HH24:MI:SS.MS')) || COALESCE(' checkpoint ' || r.checkpoint::text, '');
 	END LOOP;
 END $$;
 -- what the last claim but so many gave
@@ -95,6 +95,10 @@ $$;
 CREATE FUNCTION wrong() RETURNS SETOF text LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
 	SELECT format('%s: %s', m.label, v) FROM claims.made m CROSS JOIN LATERAL tasker.verify_task(m.task_id) AS v ORDER BY 1
 $$;
+-- a part's tasks are over before the next one
+CREATE FUNCTION clear() RETURNS boolean LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
+	SELECT count(tasker.cancel_task(m.task_id)) >= 0 FROM claims.made m JOIN tasker.tasks t USING (task_id) WHERE t.state IN ('pending', 'in_progress', 'paused', 'error')
+$$;
 SET SESSION AUTHORIZATION claims_ann;
 SELECT count(tasker.define_task(name, definition::jsonb, 'claims')) FROM (VALUES
 	('a', '{"steps": [{"name": "s", "queue": "claims_a"}]}'), ('b', '{"steps": [{"name": "s", "queue": "claims_b"}]}'),
@@ -114,7 +118,8 @@ SELECT claim('{claims_a,claims_b}', 4);
 SELECT claim('{claims_b}', 10);
 SELECT claim('{claims_b,claims_a,claims_a,claims_nowhere}', 10);
 SELECT count(*) FROM claim('{claims_a,claims_b}', 10);
-SELECT count(*) FROM claim('{}', 10), count(*) FROM claim('{claims_nowhere}');
+SELECT count(*) FROM claim('{}', 10);
+SELECT count(*) FROM claim('{claims_nowhere}');
 SELECT shown('a1'), shown('a-1');
 SELECT wrong();
 SET SESSION AUTHORIZATION claims_ann;
@@ -124,13 +129,13 @@ SET SESSION AUTHORIZATION claims_worker;
 SELECT label, name FROM (SELECT m.label, c.* FROM tasker.claim_steps('{claims_a}', 'w2', 100) WITH ORDINALITY AS c JOIN made m USING (task_id)) AS v ORDER BY ordinality;
 SELECT shown('u1');
 -- leases differ
+RESET SESSION AUTHORIZATION;
 SELECT count(DISTINCT lease) = count(*), count(*) FROM tasker.workflow_steps JOIN made USING (task_id);
 
 -- what a handler gets; results of parents of any size, or none
 SET SESSION AUTHORIZATION claims_ann;
 SELECT make('d', 'diamond', 3, '{"order": 7, "lines": [1, null, "ü"]}');
 SET SESSION AUTHORIZATION claims_worker;
-CREATE FUNCTION pg_temp.input(of text, step text) RETURNS jsonb LANGUAGE sql AS $$ SELECT NULL::jsonb $$;
 CREATE TEMP TABLE got AS SELECT * FROM tasker.claim_steps(queues => '{claims_d}', worker => 'w1');
 SELECT input #- '{task,id}' #- '{task,correlation_id}' #- '{step,idempotency_key}' FROM got;
 SELECT (input #>> '{task,id}')::bigint = task_id, (input #>> '{task,correlation_id}')::uuid IS NOT NULL, input #>> '{step,idempotency_key}' = idempotency_key, idempotency_key = task_id || ':' || step_id,
@@ -147,6 +152,7 @@ SELECT tasker.complete_step(task_id => task_id, step_id => step_id, lease => lea
 SELECT regexp_replace(shown('d'), 'x+', 'x…');
 SELECT history('d');
 SELECT wrong();
+SELECT clear();
 
 -- a step in the database between two of workers
 SET SESSION AUTHORIZATION claims_ann;
@@ -179,10 +185,12 @@ SELECT attempt(format('SELECT tasker.release_step(%s)', key)) FROM tried WHERE n
 SELECT shown('c1'), shown('c2');
 -- complete, once
 SELECT complete('c1', 'first', '1');
+RESET SESSION AUTHORIZATION;
 CREATE FUNCTION four(of text, step text, back int DEFAULT 0) RETURNS text LANGUAGE sql AS $$
 	SELECT concat_ws(' ', claims.code(format('SELECT claims.complete(%L, %L, ''"late"'', %s)', of, step, back)), claims.code(format('SELECT claims.fail(%L, %L, back => %s)', of, step, back)),
 		claims.code(format('SELECT claims.beat(%L, %L, ''1 h'', ''"late"'', %s)', of, step, back)), claims.code(format('SELECT claims.release(%L, %L, back => %s)', of, step, back)))
 $$;
+SET SESSION AUTHORIZATION claims_worker;
 SELECT four('c1', 'first');
 -- the task is cancelled while the worker has the step
 SELECT shown('c2');
@@ -211,7 +219,6 @@ SELECT four('c3', 'first');
 SELECT claim('{claims_c}');
 -- a worker's writes and its completion: both or none
 BEGIN;
-CREATE TEMP TABLE effect (n int);
 SELECT complete('c3', 'second', '3');
 ROLLBACK;
 SELECT shown('c3');
@@ -219,6 +226,7 @@ SELECT complete('c3', 'second', '4');
 SELECT shown('c1'), shown('c2'), shown('c3');
 SELECT history('c1');
 SELECT wrong();
+SELECT clear();
 
 -- results too large: refused, and nothing changed
 SET SESSION AUTHORIZATION claims_ann;
@@ -231,7 +239,7 @@ SELECT attempt($$SELECT tasker.complete_steps(ARRAY[a.task_id, b.task_id], ARRAY
 SELECT attempt($$SELECT beat('l1', 's', checkpoint => to_jsonb(repeat('x', 20 * 1024 * 1024)))$$);
 SELECT shown('l1'), shown('l2');
 SELECT complete('l1', 's', jsonb_build_object('large', repeat('x', 1000))), complete('l2', 's', 'null');
-SELECT regexp_replace(shown('l1'), 'x{1000}', 'x…'), shown('l2');
+SELECT regexp_replace(shown('l1'), 'x+', 'x…'), shown('l2');
 
 -- many at once: the valid ones are completed, the others named, the next ones claimed
 SET SESSION AUTHORIZATION claims_ann;
@@ -239,7 +247,7 @@ SELECT count(make('n' || n, 'chain')) FROM generate_series(1, 5) AS n;
 SET SESSION AUTHORIZATION claims_worker;
 SELECT claim('{claims_c}', 5);
 CREATE TEMP TABLE next AS SELECT c.* FROM (SELECT array_agg(task_id ORDER BY label DESC) AS tasks, array_agg(step_id ORDER BY label DESC) AS steps,
-		array_agg(CASE label WHEN 'n3' THEN '00000000-0000-0000-0000-000000000000' WHEN 'n5' THEN NULL ELSE lease END ORDER BY label DESC) AS leases FROM held WHERE label LIKE 'n_') AS h,
+		array_agg(CASE label WHEN 'n3' THEN '00000000-0000-0000-0000-000000000000' ELSE lease END ORDER BY label DESC) AS leases FROM held WHERE label LIKE 'n_') AS h,
 	tasker.complete_steps(tasks || -1::bigint, steps || 1, leases || gen_random_uuid(), ARRAY['5', '4', '3', NULL, '{"n": 1}', '0']::jsonb[], '{claims_c}', 'w1', 2) WITH ORDINALITY AS c;
 SELECT outcome, m.label, step_id, name, attempt, lease IS NOT NULL AS leased, lease_expires_at, input -> 'parents' FROM next LEFT JOIN made m USING (task_id) ORDER BY ordinality;
 SELECT label, shown(label) FROM made WHERE label LIKE 'n_' ORDER BY label;
@@ -248,6 +256,13 @@ SELECT outcome, m.label, c.step_id FROM (SELECT array_agg(task_id ORDER BY label
 	tasker.complete_steps(tasks, steps, leases, ARRAY[NULL, NULL]::jsonb[]) AS c JOIN made m USING (task_id) ORDER BY m.label;
 SELECT outcome, m.label, c.step_id FROM key('n3', 'first') AS h, tasker.complete_steps(ARRAY[h.task_id, h.task_id], ARRAY[h.step_id, h.step_id], ARRAY[h.lease, h.lease], '{1,2}') AS c JOIN made m USING (task_id);
 SELECT shown('n3');
+-- an old lease of a step beside its present one: the present one counts, wherever it stands
+SELECT claim('{claims_c}');
+SELECT release(label, name) FROM held ORDER BY n DESC LIMIT 1;
+SELECT claim('{claims_c}');
+SELECT outcome, m.label, c.step_id FROM (SELECT array_agg(task_id ORDER BY n) AS tasks, array_agg(step_id ORDER BY n) AS steps, array_agg(lease ORDER BY n) AS leases FROM (SELECT * FROM held ORDER BY n DESC LIMIT 2) AS h) AS h,
+	tasker.complete_steps(tasks || tasks, steps || steps, leases || leases, '{"\"old\"","\"present\"","\"old\"","\"present\""}') AS c JOIN made m USING (task_id);
+SELECT label, shown(label) FROM held ORDER BY n DESC LIMIT 1;
 -- none at all, and only to claim
 SELECT count(*) FROM tasker.complete_steps('{}', '{}', '{}', '{}');
 SELECT outcome, m.label, c.name FROM tasker.complete_steps('{}', '{}', '{}', '{}', '{claims_c}', 'w1', 1) AS c JOIN made m USING (task_id);
@@ -262,6 +277,7 @@ SELECT outcome, m.label, c.name, c.input -> 'parents' FROM key('d2', 'left') AS 
 	tasker.complete_steps(ARRAY[b.task_id, a.task_id], ARRAY[b.step_id, a.step_id], ARRAY[b.lease, a.lease], '{"\"right\"","\"left\""}', '{claims_d}', 'w1', 5, '1 min') AS c JOIN made m USING (task_id);
 SELECT shown('d2');
 SELECT wrong();
+SELECT clear();
 
 -- fail: retried after the backoff, to the microsecond; then over
 SET SESSION AUTHORIZATION claims_ann;
@@ -307,13 +323,14 @@ SELECT fail('o', 's', '{"message": "once"}', retryable => true, retry_after => '
 SELECT shown('o');
 SELECT fail('z', 's', retry_after => '0');
 SELECT shown('z');
--- any document is an error; what makes no sense as a delay is refused
+-- an error is an object, a delay makes sense; otherwise nothing is changed
 SELECT attempt($$SELECT fail('e', 's', retry_after => '-1 s')$$);
 SELECT attempt($$SELECT fail('e', 's', retry_after => '10000 years')$$);
 SELECT shown('e');
 SELECT code($$SELECT fail('e', 's', '["not", {"an": "object"}]', retry_after => '1 min')$$);
 SELECT shown('e'), (SELECT last_error - 'at' FROM tasker.step_status JOIN made USING (task_id) WHERE label = 'e');
 SELECT wrong();
+SELECT clear();
 
 -- the lease runs out: retried by the policy, the attempt counts, and at last it is over
 SET tasker.clock = '2030-01-01 02:00+00';
@@ -370,6 +387,7 @@ SELECT claim('{claims_r}');
 SELECT complete('x', 's', '"at last"');
 SELECT shown('x');
 SELECT wrong();
+SELECT clear();
 
 -- released: takes no attempt; with a delay it waits
 SET SESSION AUTHORIZATION claims_ann;
@@ -400,6 +418,7 @@ SELECT claim('{claims_r}');
 SELECT fail('r', 's');
 SELECT history('r');
 SELECT wrong();
+SELECT clear();
 
 -- paused: its steps are not claimed, what was taken ends as usual
 SET SESSION AUTHORIZATION claims_ann;
@@ -414,17 +433,19 @@ SELECT count(*) FROM claim('{claims_c}', 10);
 SELECT wrong();
 SELECT count(tasker.resume_task(task_id)) FROM made WHERE label IN ('p1', 'p2');
 SELECT claim('{claims_c}', 10);
--- a task that is cancelled, or a step that a plain UPDATE took, is not claimed either
-SELECT make('k1', 'a'), make('k2', 'a'), make('k3', 'a');
-SELECT tasker.cancel_task(task_id) FROM made WHERE label = 'k1';
+-- a task that is cancelled, or a step that a plain UPDATE took, is not claimed either, and hides nothing
+SELECT make('k1', 'a'), make('k2', 'a'), make('k3', 'a'), make('k4', 'a'), make('k5', 'a');
+SELECT count(tasker.cancel_task(task_id)) FROM made WHERE label IN ('k1', 'k4');
 RESET SESSION AUTHORIZATION;
 UPDATE tasker.workflow_steps SET state = 'in_progress' FROM made WHERE label = 'k2' AND made.task_id = workflow_steps.task_id;
-SELECT claim('{claims_a}', 10);
+SELECT claim('{claims_a}', 2);
 SELECT wrong();
+SELECT clear();
 
 -- who may
 SET SESSION AUTHORIZATION claims_bob;
-SELECT make('bob', 'b');
+SELECT tasker.define_task('bob', '{"steps": [{"name": "s", "queue": "claims_b"}]}', 'claims') IS NOT NULL;
+SELECT make('bob', 'bob');
 SET SESSION AUTHORIZATION claims_ann;
 SELECT make('ann', 'b');
 SET SESSION AUTHORIZATION claims_viewer;
@@ -456,6 +477,7 @@ SELECT complete('bob', 's', '"mine"');
 SET SESSION AUTHORIZATION claims_worker;
 SELECT complete('ann', 's', '"any"');
 SELECT shown('bob'), shown('ann');
+SELECT clear();
 
 -- bad arguments
 SET SESSION AUTHORIZATION claims_worker;
@@ -475,9 +497,12 @@ SET SESSION AUTHORIZATION claims_ann;
 SELECT make('q', 'a');
 SELECT claim('{claims_a}');
 SELECT statement, attempt('SELECT ' || statement) FROM unnest(ARRAY[
-	$$beat('q', 's', '0')$$, $$beat('q', 's', '-1 s')$$, $$beat('q', 's', '10000 years')$$, $$release('q', 's', '10000 years')$$,
-	$$tasker.fail_step(task_id, step_id, lease, retryable => NULL) FROM key('q', 's')$$, $$tasker.fail_step(task_id, step_id, lease, error => NULL) FROM key('q', 's')$$]) WITH ORDINALITY AS v (statement, n) ORDER BY n;
+	$$beat('q', 's', '-1 s')$$, $$beat('q', 's', '10000 years')$$, $$release('q', 's', '10000 years')$$,
+	$$fail('q', 's', retry_after => '10000 years')$$]) WITH ORDINALITY AS v (statement, n) ORDER BY n;
 SELECT shown('q');
+-- what is null is what there is by default
+SELECT tasker.fail_step(task_id, step_id, lease, NULL, NULL, '1 min') FROM key('q', 's');
+SELECT last_error - 'at' FROM tasker.step_status JOIN made USING (task_id) WHERE label = 'q';
 -- whatever the worker and the queue are called
 SELECT tasker.define_task('odd', '{"steps": [{"name": "s", "queue": "claims, \"{}'' \\"}]}', 'claims') IS NOT NULL;
 SELECT make('odd', 'odd');
@@ -490,7 +515,7 @@ SET statement_timeout = '30 s';
 SELECT count(*) FROM tasker.claim_steps('{claims_nowhere}', 'w', wait => '20 ms');
 SELECT clock_timestamp() AS before \gset
 SELECT count(*) FROM tasker.claim_steps('{claims_a}', 'w', wait => '1 day');
-SELECT clock_timestamp() - :'before' < '10 s';
+SELECT clock_timestamp() - :'before' BETWEEN '0.9 s' AND '10 s';
 SELECT clock_timestamp() AS before \gset
 SELECT count(*) FROM tasker.complete_steps('{}', '{}', '{}', '{}', '{claims_a}', 'w', 1, wait => '50 ms');
 SELECT clock_timestamp() - :'before' BETWEEN '40 ms' AND '900 ms';
@@ -499,8 +524,8 @@ SELECT label FROM tasker.claim_steps('{claims_a}', 'w', wait => '1 day') JOIN ma
 RESET statement_timeout;
 
 RESET SESSION AUTHORIZATION;
+SELECT clear();
 SELECT wrong();
-SELECT count(tasker.cancel_task(task_id)) >= 0 FROM made JOIN tasker.task_status USING (task_id) WHERE state IN ('pending', 'in_progress', 'error');
 SELECT count(tasker.revoke_access(role)) FROM unnest('{claims_ann,claims_bob,claims_worker,claims_viewer}'::name[]) AS role;
 DROP TABLE got, tried, next;
 DROP SCHEMA claims CASCADE;
