@@ -23,7 +23,7 @@ typedef struct Pairs
 extern void pairs_begin(Pairs *pairs, FunctionCallInfo fcinfo);
 extern bool pairs_next(Pairs *pairs);
 extern void pairs_end(Pairs *pairs);
-extern void key_changed(const char *what, const char *columns) pg_attribute_noreturn();
+extern void key_changed(const char *what, const char *columns);
 
 /* The value of a column that is NOT NULL. */
 static inline Datum

@@ -77,9 +77,9 @@ static TaskerQuery complete = {
 	"AS c (task_id, step_id, lease, results) "
 	"WHERE s.task_id = c.task_id AND s.step_id = c.step_id AND s.state = 'in_progress' AND s.lease = c.lease "
 	"AND ($5 IS NULL OR EXISTS (SELECT FROM tasker.tasks t WHERE t.task_id = s.task_id AND t.owner = $5)) "
-	"RETURNING s.task_id, s.step_id",
+	"RETURNING s.task_id, s.step_id, c.lease",
 	.args = {INT8ARRAYOID, INT4ARRAYOID, UUIDARRAYOID, JSONBARRAYOID, INT4OID, TIMESTAMPTZOID},
-	.columns = {INT8OID, INT4OID},
+	.columns = {INT8OID, INT4OID, UUIDOID},
 };
 
 /* The step, locked, if the lease is its and the caller may use it. */
@@ -254,6 +254,48 @@ lease_steps(Batch *batch, const Claim *claim, Datum *leases, Datum *ends, Timest
 				 errhint("Claim again.")));
 }
 
+/*
+ * Take steps off the queues into the batch's wave, which has room for all that
+ * the claim asks for. Rows of steps that somebody ended meanwhile go too, and
+ * must not stand for steps: so it looks until there are enough or no more.
+ */
+static void
+dequeue(Batch *batch, const Claim *claim, Datum lanes, Datum owner, char no_owner,
+		Jsonb **checkpoints, char **queues)
+{
+	Datum		values[3] = {lanes, (Datum) 0, owner};
+	char		nulls[4] = {' ', ' ', no_owner, '\0'};
+	int			wanted,
+				n;
+
+	do
+	{
+		wanted = claim->limit - batch->nwave;
+		values[1] = Int32GetDatum(wanted);
+		n = (int) tasker_run(&take, values, nulls);
+		for (int row = 0; row < n; row++)
+		{
+			bool		found;
+			bool		isnull;
+			Datum		checkpoint = tasker_value(row, 6, &isnull);
+			BatchStep  *step;
+
+			if (step_state_from_text(tasker_value_notnull(row, 5)) != STEP_ENQUEUED)
+				continue;
+			step = batch_step(batch, DatumGetInt64(tasker_value_notnull(row, 1)),
+							  DatumGetInt32(tasker_value_notnull(row, 2)), &found);
+			if (found)
+				continue;
+			step->step_no = DatumGetInt32(tasker_value_notnull(row, 3));
+			step->attempts = DatumGetInt32(tasker_value_notnull(row, 4));
+			checkpoints[batch->nwave] = isnull ? NULL : DatumGetJsonbPCopy(checkpoint);
+			queues[batch->nwave] = TextDatumGetCString(tasker_value_notnull(row, 7));
+			batch->wave[batch->nwave++] = step;
+		}
+		CHECK_FOR_INTERRUPTS();
+	} while (n == wanted && batch->nwave < claim->limit);
+}
+
 /* One look at the queues; the rows go to the function's result. Returns how many. */
 static int
 claim_once(FunctionCallInfo fcinfo, const Claim *claim, Datum lanes, Datum owner, char no_owner, int first)
@@ -261,36 +303,15 @@ claim_once(FunctionCallInfo fcinfo, const Claim *claim, Datum lanes, Datum owner
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	Batch	   *batch = batch_begin(NULL);
 	MemoryContext old_context = MemoryContextSwitchTo(batch->context);
-	Datum		values[3] = {lanes, Int32GetDatum(claim->limit), owner};
-	char		nulls[4] = {' ', ' ', no_owner, '\0'};
 	TimestampTz now = tasker_now();
-	int			n = (int) tasker_run(&take, values, nulls);
-	Datum	   *leases = palloc(Max(n, 1) * sizeof(Datum));
-	Datum	   *ends = palloc(Max(n, 1) * sizeof(Datum));
-	Jsonb	  **checkpoints = palloc0(Max(n, 1) * sizeof(Jsonb *));
-	char	  **queues = palloc(Max(n, 1) * sizeof(char *));
+	Datum	   *leases = palloc(claim->limit * sizeof(Datum));
+	Datum	   *ends = palloc(claim->limit * sizeof(Datum));
+	Jsonb	  **checkpoints = palloc(claim->limit * sizeof(Jsonb *));
+	char	  **queues = palloc(claim->limit * sizeof(char *));
+	int			n;
 
-	batch->wave = palloc(Max(n, 1) * sizeof(BatchStep *));
-	for (int row = 0; row < n; row++)
-	{
-		bool		found;
-		bool		isnull;
-		Datum		checkpoint = tasker_value(row, 6, &isnull);
-		BatchStep  *step;
-
-		if (step_state_from_text(tasker_value_notnull(row, 5)) != STEP_ENQUEUED)
-			continue;
-		step = batch_step(batch, DatumGetInt64(tasker_value_notnull(row, 1)),
-						  DatumGetInt32(tasker_value_notnull(row, 2)), &found);
-		if (found)
-			continue;
-		step->step_no = DatumGetInt32(tasker_value_notnull(row, 3));
-		step->attempts = DatumGetInt32(tasker_value_notnull(row, 4));
-		if (!isnull)
-			checkpoints[batch->nwave] = DatumGetJsonbPCopy(checkpoint);
-		queues[batch->nwave] = TextDatumGetCString(tasker_value_notnull(row, 7));
-		batch->wave[batch->nwave++] = step;
-	}
+	batch->wave = palloc(claim->limit * sizeof(BatchStep *));
+	dequeue(batch, claim, lanes, owner, no_owner, checkpoints, queues);
 	load_inputs(batch);
 	if (batch->nwave > 0)
 		lease_steps(batch, claim, leases, ends, now);
@@ -404,10 +425,16 @@ typedef struct Completion
 	bool		done;
 } Completion;
 
+/* By step, then by lease: an old lease must not hide the present one. */
 static int
 compare_completions(const void *a, const void *b)
 {
-	return step_ref_compare(&((const Completion *) a)->ref, &((const Completion *) b)->ref);
+	const Completion *x = a;
+	const Completion *y = b;
+	int			by_step = step_ref_compare(&x->ref, &y->ref);
+
+	return by_step != 0 ? by_step :
+		memcmp(DatumGetUUIDP(x->lease), DatumGetUUIDP(y->lease), UUID_LEN);
 }
 
 /* Complete what may be; the others' done stays false. Inside a section. */
@@ -451,7 +478,7 @@ complete_all(Completion *items, int n)
 	for (uint64 row = 0; row < rows; row++)
 	{
 		Completion	key = {{DatumGetInt64(tasker_value_notnull(row, 1)),
-		DatumGetInt32(tasker_value_notnull(row, 2)), 0}};
+		DatumGetInt32(tasker_value_notnull(row, 2)), 0}, tasker_value_notnull(row, 3)};
 		Completion *item = bsearch(&key, items, n, sizeof(Completion), compare_completions);
 
 		while (item > items && compare_completions(item - 1, item) == 0)

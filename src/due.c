@@ -17,11 +17,23 @@ static TaskerQuery take_step_timers = {
 	.sql = "DELETE FROM tasker.timers t USING ("
 	"SELECT t2.due_at, t2.task_id, t2.step_id FROM tasker.timers t2 "
 	"JOIN tasker.workflow_steps s ON s.task_id = t2.task_id AND s.step_id = t2.step_id "
-	"WHERE t2.due_at <= $1 ORDER BY t2.due_at LIMIT $2 FOR NO KEY UPDATE OF t2, s SKIP LOCKED) AS d "
+	"WHERE t2.due_at <= $1 AND s.state IN ('waiting', 'waiting_for_retry', 'in_progress') "
+	"ORDER BY t2.due_at LIMIT $2 FOR NO KEY UPDATE OF t2, s SKIP LOCKED) AS d "
 	"WHERE t.due_at = d.due_at AND t.task_id = d.task_id AND t.step_id = d.step_id "
 	"RETURNING t.task_id, t.step_id",
 	.args = {TIMESTAMPTZOID, INT4OID},
 	.columns = {INT8OID, INT4OID},
+};
+
+/* Timers of steps that wait for nothing any more, which is what becomes of most leases. */
+static TaskerQuery forget_ended = {
+	.sql = "DELETE FROM tasker.timers t USING ("
+	"SELECT t2.due_at, t2.task_id, t2.step_id FROM tasker.timers t2 "
+	"JOIN tasker.workflow_steps s ON s.task_id = t2.task_id AND s.step_id = t2.step_id "
+	"WHERE t2.due_at <= $1 AND s.state NOT IN ('waiting', 'waiting_for_retry', 'in_progress') "
+	"ORDER BY t2.due_at LIMIT $2 FOR UPDATE OF t2 SKIP LOCKED) AS d "
+	"WHERE t.due_at = d.due_at AND t.task_id = d.task_id AND t.step_id = d.step_id",
+	.args = {TIMESTAMPTZOID, INT4OID},
 };
 
 static TaskerQuery enqueue_due = {
@@ -63,10 +75,11 @@ look_at_steps(TimestampTz now, int limit)
 	DatumList	tasks,
 				steps;
 	StepRef    *refs;
+	int			forgotten = (int) tasker_run(&forget_ended, values, NULL);
 	int			n = (int) tasker_run(&take_step_timers, values, NULL);
 
 	if (n == 0)
-		return 0;
+		return forgotten;
 	refs = palloc(n * sizeof(StepRef));
 	for (int i = 0; i < n; i++)
 	{
@@ -86,7 +99,7 @@ look_at_steps(TimestampTz now, int limit)
 	values[2] = TimestampTzGetDatum(now);
 	tasker_run(&enqueue_due, values, NULL);
 	expire_leases(values[0], values[1], now);
-	return n;
+	return n + forgotten;
 }
 
 /* Tasks with a failed step: can they still go on? */

@@ -58,13 +58,16 @@ foreach my $round (3 .. 4)
 	reached($round * 300);
 	my ($victim) = pids_of($node, 'executor');
 	ok(defined $victim, 'an executor is there to be killed');
+	my $log = log_size($node);
 	kill 'KILL', $victim;
-	wait_for_server($node);
+	wait_for_server($node, $log);
 }
 reached(1500);
 # The launcher's turn, and the postmaster's itself.
-kill 'KILL', pids_of($node, 'launcher');
-wait_for_server($node);
+my ($launcher) = pids_of($node, 'launcher');
+my $log = log_size($node);
+kill 'KILL', $launcher;
+wait_for_server($node, $log);
 reached(1800);
 my @children = split /\n/, $node->safe_psql('postgres', 'SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()');
 $node->kill9;

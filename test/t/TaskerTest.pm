@@ -146,15 +146,17 @@ sub until_true
 	return ok($good, $what);
 }
 
-# After a crash: until the server takes connections again.
+# After a process of the server was killed: wait until it has started itself
+# anew. The log, of which $log was the size before the kill, tells; asking the
+# server may break the pipe to psql.
 sub wait_for_server
 {
-	my ($node) = @_;
+	my ($node, $log) = @_;
 	my $limit = time + 30;
-	while ($node->psql('postgres', 'SELECT 1', stderr => \my $err, stdout => \my $out) != 0)
+	until (log_since($node, $log) =~ /terminated by signal 9.*ready to accept connections/s)
 	{
-		die "the server does not come back: $err" if time > $limit;
-		usleep(50_000);
+		die "the server does not come back" if time > $limit;
+		usleep(20_000);
 	}
 }
 
