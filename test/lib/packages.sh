@@ -1,11 +1,12 @@
 #!/bin/bash
 # packages.sh [demo|test]: installs what is missing, on Debian and its like.
+# packages.sh client CHECK PACKAGES: the packages, unless the command CHECK succeeds.
 #
 # It looks for the things themselves, not for packages: where everything is
 # there already, it asks nobody and changes nothing. If a server has to be
 # installed, postgresql-common is first told not to create a cluster for it.
 set -euo pipefail
-need=${1:-test}
+need=${1:-test} check=${2:-} packages=${3:-}
 
 # The newest server with programs, whether or not one can build for it.
 server=$(ls -d /usr/lib/postgresql/*/bin/postgres 2>/dev/null | sort -t/ -k5,5nr | head -1 || true)
@@ -20,6 +21,11 @@ fi
 want=()
 missing() {
 	want=()
+	if [ "$need" = client ]; then
+		# shellcheck disable=SC2206
+		bash -c "$check" >/dev/null 2>&1 || want=($packages)
+		return
+	fi
 	[ -x "$bin/postgres" ] || want+=("postgresql-$major")
 	[ -x "$bin/pg_config" ] && [ -f "$("$bin/pg_config" --pgxs)" ] || want+=("postgresql-server-dev-$major")
 	command -v make >/dev/null && command -v gcc >/dev/null || want+=(build-essential)
