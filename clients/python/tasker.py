@@ -328,8 +328,8 @@ class Worker:
         if self._threads:
             raise RuntimeError("a worker starts once")
         log.info("%s: serving %s", self.name, ", ".join(self.queues))
-        handlers = [self._handler_loop] * self.concurrency
-        for body in [self._claim_loop, self._report_loop, self._heartbeat_loop] + handlers:
+        loops = self._claim_loop, self._report_loop, self._heartbeat_loop, *[self._handler_loop] * self.concurrency
+        for body in loops:
             thread = threading.Thread(target=self._guarded, args=(body,), name=body.__name__.strip("_"), daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -522,8 +522,7 @@ class Worker:
     def _json(self, results: Any) -> Optional[str]:
         try:
             return None if results is None else json.dumps(results, allow_nan=False)
-        except (TypeError, ValueError, RecursionError) as error:
-            # It would be the same the next time.
+        except (TypeError, ValueError, RecursionError) as error:  # and would be the next time
             raise DoNotRetry(f"the handler's results are not JSON: {error}") from error
 
     def _complete(self, reports: Sequence[_Report], room: int) -> List[Sequence[Any]]:
@@ -564,8 +563,7 @@ class Worker:
         try:
             step._extended(self._heartbeats.query(HEARTBEAT, (*step._key, self.lease, checkpoint))[0][0])
         except psycopg.Error as error:
-            # A step that is reported meanwhile is not lost.
-            if step._state != "reporting":
+            if step._state != "reporting":  # one that is reported meanwhile is not lost
                 self._refused(step, error)
             if sqlstate(error) != STALE_LEASE:
                 raise
