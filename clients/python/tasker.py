@@ -29,7 +29,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union
 from uuid import UUID
@@ -48,11 +48,9 @@ Duration = Union[float, int, timedelta]
 T = TypeVar("T")
 
 STALE_LEASE = "TK420"
-#: A server that says this is (not yet) the primary: another connection may be.
-READ_ONLY = "25006"
+READ_ONLY = "25006"  # says a standby: another connection may be to the primary
 WAIT = timedelta(seconds=1)
-#: How long a step that this worker has no handler for stays away.
-UNKNOWN_STEP_DELAY = timedelta(seconds=10)
+UNKNOWN_STEP_DELAY = timedelta(seconds=10)  # stays away a step that this worker has no handler for
 LONGEST_TEXT = 4000
 
 # The lease's length is the server's clock's: this machine's may be wrong.
@@ -90,7 +88,7 @@ class LeaseLost(Exception):
 
 
 class _Stopped(Exception):
-    """The worker ends, and what was to be done is not worth waiting for."""
+    """The worker ends; what was to be done is not worth waiting for."""
 
 
 def as_interval(value: Duration) -> timedelta:
@@ -99,6 +97,15 @@ def as_interval(value: Duration) -> timedelta:
 
 def sqlstate(error: BaseException) -> Optional[str]:
     return error.diag.sqlstate if isinstance(error, psycopg.Error) else None
+
+
+def passing(error: BaseException) -> bool:
+    """Whether the same call may well succeed on another connection, later."""
+    state = sqlstate(error) or ""
+    if isinstance(error, psycopg.Error) and not isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
+        return state == READ_ONLY
+    # A limit of the server's (54...) will not move: results too long, too deep.
+    return not state.startswith("54")
 
 
 def clean(text: str) -> str:
@@ -114,8 +121,7 @@ def describe(error: BaseException) -> str:
         "context": clean("".join(traceback.format_exception(type(error), error, error.__traceback__))[-LONGEST_TEXT:]),
     }
     if isinstance(error, psycopg.Error):
-        about["sqlstate"] = sqlstate(error)
-        about["detail"] = error.diag.message_detail and clean(error.diag.message_detail)
+        about.update(sqlstate=sqlstate(error), detail=clean(error.diag.message_detail or ""))
     return json.dumps(about)
 
 
@@ -123,19 +129,9 @@ class Step:
     """One attempt of one step, as its handler sees it."""
 
     def __init__(self, worker: "Worker", row: Sequence[Any]) -> None:
-        self.task_id: int
-        self.id: int
-        self.lease: UUID
-        self.name: str
-        self.queue: str
-        self.attempt: int
-        self.max_attempts: int
-        #: {"task": {…}, "step": {…}, "parents": {name: results}}
-        self.input: Dict[str, Any]
-        #: The same for all attempts of the step: give it to payment services and the like.
-        self.idempotency_key: str
-        #: What the last checkpoint() kept, of this attempt or one before; None if there is none.
-        self.saved: Any
+        self.input: Dict[str, Any]  # {"task": {…}, "step": {…}, "parents": {name: results}}
+        self.idempotency_key: str  # the same for all attempts: give it to payment services and the like
+        self.saved: Any  # what the last checkpoint() kept, of this attempt or one before
         (self.task_id, self.id, self.lease, self.name, self.queue, self.attempt, self.max_attempts, self.input,
          self.idempotency_key, self.saved, seconds) = row
         self._worker = worker
@@ -177,10 +173,10 @@ class Step:
         return self.task_id, self.id, self.lease
 
     def _extended(self, seconds: float) -> None:
-        self._due = time.monotonic() + max(seconds, 0.03) / 3
+        self._due = time.monotonic() + max(seconds / 3, 0.05)
 
     def __str__(self) -> str:
-        return f"step {self.task_id}.{self.id} \"{self.name}\", attempt {self.attempt}"
+        return f'step {self.task_id}.{self.id} "{self.name}", attempt {self.attempt}'
 
 
 class _Report(NamedTuple):
@@ -208,18 +204,14 @@ class _Link:
                     if self._connection is None:
                         self._connection = self._worker._connect()
                     return work(self._connection)
-                except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
-                    failure: BaseException = error
-                except psycopg.Error as error:
-                    if sqlstate(error) != READ_ONLY:
+                except (psycopg.Error, OSError) as error:
+                    if not passing(error):
                         raise
-                    failure = error
-                self._drop()
-                pause = delay * random.uniform(0.5, 1.5)
-                log.warning("connection failed, next try in %.1f s: %s", pause, str(failure).strip())
-                if self._worker._pause(pause, self._patient):
-                    raise _Stopped() from failure
-                delay = min(delay * 2, 5.0)
+                    self._drop()
+                    log.warning("connection failed, next try in %.1f s: %s", delay, str(error).strip())
+                    if self._worker._pause(delay, self._patient):
+                        raise _Stopped() from error
+                    delay = min(delay * random.uniform(1.5, 2.5), 5.0)
 
     def query(self, sql: str, arguments: Sequence[Any]) -> List[Tuple[Any, ...]]:
         """The rows of one statement, whatever rows the program's own connections make."""
@@ -228,18 +220,14 @@ class _Link:
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            try:
+            with suppress(psycopg.Error):
                 connection.close()
-            except psycopg.Error:
-                pass
 
     def close(self) -> None:
         # Of a thread that did not end in time: the process's end closes it.
         if self._lock.acquire(timeout=0.1):
-            try:
-                self._drop()
-            finally:
-                self._lock.release()
+            self._drop()
+            self._lock.release()
 
 
 class Worker:
@@ -291,7 +279,7 @@ class Worker:
 
     def handler(self, name: Optional[str] = None, *, queue: Optional[str] = None,
                 transactional: bool = False) -> Callable[[Handler], Handler]:
-        """Registers a handler for the steps of a name, or, without a name, for the others of a queue.
+        """Registers a handler for the steps of a name, or, without one, for the others of a queue.
 
         It is called with the Step, and returns what the step's results shall be (anything that is JSON, or None).
         A transactional one is called with the Step and a connection: what it writes there and the step's completion
@@ -330,18 +318,18 @@ class Worker:
             if signalled:
                 log.info("%s: %s, draining", self.name, signal.Signals(signalled[0]).name)
             self.stop()
+            log.info("%s: stopped", self.name)
         finally:
             for number, old in before.items():
                 signal.signal(number, old)
 
     def start(self) -> None:
-        """Starts the threads and returns, for programs that have something else to do. Once per Worker."""
+        """Starts the threads and returns, for programs that do something else as well. Once per Worker."""
         if self._threads:
             raise RuntimeError("a worker starts once")
         log.info("%s: serving %s", self.name, ", ".join(self.queues))
-        bodies: List[Callable[[], None]] = [self._claim_loop, self._report_loop, self._heartbeat_loop]
-        bodies += [self._handler_loop] * self.concurrency
-        for body in bodies:
+        loops = self._claim_loop, self._report_loop, self._heartbeat_loop, *[self._handler_loop] * self.concurrency
+        for body in loops:
             thread = threading.Thread(target=self._guarded, args=(body,), name=body.__name__.strip("_"), daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -352,12 +340,10 @@ class Worker:
         for thread in self._threads:
             thread.join(max(0.1, self._deadline - time.monotonic()))
         self._finish()
-        left = len(self._held)
         for link in self._links:
             link.close()
-        if left:
-            log.warning("%s: %d steps are left to the end of their leases", self.name, left)
-        log.info("%s: stopped", self.name)
+        if self._held:
+            log.warning("%s: %d steps are left to the end of their leases", self.name, len(self._held))
         if self._failure is not None:
             raise self._failure
 
@@ -394,8 +380,8 @@ class Worker:
         while True:
             with self._changed:
                 # A report claims as well: half a batch of room is left to it.
-                self._changed.wait_for(lambda: self._stopping or self._room() > 0 and
-                                       (not self._waiting or 2 * self._room() >= self.batch))
+                self._changed.wait_for(lambda: self._stopping or self._room() > 0 and (
+                    not self._waiting or 2 * self._room() >= self.batch))
                 if self._stopping:
                     return
                 room = self._reserve(0)
@@ -406,8 +392,7 @@ class Worker:
                 self._accept(rows, room, [])
             # Others were quicker, or the server can not wait: no busy loop.
             short = min(max(short * 2, 0.002), 0.25) if not rows and time.monotonic() - began < 0.1 else 0.0
-            if short:
-                self._pause(short, patient=False)
+            self._pause(short, patient=False)
 
     def _handler_loop(self) -> None:
         link = _Link(self, patient=True)
@@ -431,8 +416,8 @@ class Worker:
     def _report_loop(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._reports or self._stopping and not self._held and
-                                       not self._reserved)
+                self._changed.wait_for(lambda: self._reports or self._finished or self._stopping and
+                                       not self._held and not self._reserved)
                 if not self._reports:
                     return
                 reports = list(self._reports)
@@ -460,10 +445,8 @@ class Worker:
                     self._changed.wait(min((step._due - now for step in held), default=None))
                     continue
             for step in due:
-                try:
+                with suppress(LeaseLost):
                     self._heartbeat(step, None)
-                except LeaseLost:
-                    log.info("%s: %s is no longer ours", self.name, step)
 
     # ---- the parts of a step's way ---------------------------------------------
 
@@ -507,7 +490,6 @@ class Worker:
                 return _Report(step)
             return _Report(step, COMPLETE, (self._json(handler(step)),))
         except LeaseLost:
-            log.info("%s: %s is no longer ours, dropped", self.name, step)
             return _Report(step)
         except _Stopped:
             return _Report(step, RELEASE, (None,))
@@ -521,16 +503,12 @@ class Worker:
 
     def _transaction(self, step: Step, handler: Handler, link: _Link) -> None:
         """Handler and completion in one transaction."""
-        def begin(connection: Connection) -> Connection:
-            stack.enter_context(connection.transaction())
-            return connection
-
         try:
             with ExitStack() as stack:
-                connection = link.call(begin)
+                # Entered in link.call, so that a dead connection is found before the handler begins.
+                connection, _ = link.call(lambda c: (c, stack.enter_context(c.transaction())))
                 results = self._json(handler(step, connection))
-                with self._changed:
-                    step._state = "reporting"  # a heartbeat would wait for this transaction
+                step._state = "reporting"  # a heartbeat would wait for this transaction
                 try:
                     connection.execute(COMPLETE, (*step._key, results))
                 except psycopg.Error as error:
@@ -544,8 +522,7 @@ class Worker:
     def _json(self, results: Any) -> Optional[str]:
         try:
             return None if results is None else json.dumps(results, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            # It would be the same the next time.
+        except (TypeError, ValueError, RecursionError) as error:  # and would be the next time
             raise DoNotRetry(f"the handler's results are not JSON: {error}") from error
 
     def _complete(self, reports: Sequence[_Report], room: int) -> List[Sequence[Any]]:
@@ -559,8 +536,7 @@ class Worker:
             rows = self._completions.query(COMPLETE_MANY, arguments)
         except psycopg.Error as error:
             # One of them is to blame, a result too large or not jsonb: which one?
-            if sqlstate(error) in ("42501", "42883", "3F000"):
-                raise
+            log.info("%s: %d completions refused, now one by one: %s", self.name, len(reports), str(error).strip())
             for report in reports:
                 self._call(report)
             return []
@@ -575,14 +551,11 @@ class Worker:
         try:
             self._completions.query(report.call, (*step._key, *report.arguments))
         except psycopg.Error as error:
-            try:
+            with suppress(LeaseLost):
                 self._refused(step, error)
-            except LeaseLost:
-                log.info("%s: %s is no longer ours, dropped", self.name, step)
-                return
-            if report.call != COMPLETE:
-                raise
-            self._call(_Report(step, FAIL, (describe(error), False, None)))
+                if report.call != COMPLETE:
+                    raise
+                self._call(_Report(step, FAIL, (describe(error), False, None)))
 
     def _heartbeat(self, step: Step, checkpoint: Optional[str]) -> None:
         if step.lost:
@@ -590,16 +563,16 @@ class Worker:
         try:
             step._extended(self._heartbeats.query(HEARTBEAT, (*step._key, self.lease, checkpoint))[0][0])
         except psycopg.Error as error:
-            with self._changed:
-                ours = step._state != "reporting"
-            if ours:
+            if step._state != "reporting":  # one that is reported meanwhile is not lost
                 self._refused(step, error)
-            elif sqlstate(error) != STALE_LEASE:
+            if sqlstate(error) != STALE_LEASE:
                 raise
 
     def _refused(self, step: Step, error: psycopg.Error) -> None:
         """LeaseLost if that is what the error says."""
         if sqlstate(error) == STALE_LEASE:
+            if not step.lost:
+                log.info("%s: %s is no longer ours, dropped", self.name, step)
             step._lost.set()
             raise LeaseLost(str(step)) from error
 
@@ -620,12 +593,6 @@ class Worker:
 
     def _pause(self, seconds: float, patient: bool) -> bool:
         """Waits; whether to give up because the worker stops."""
-        end = time.monotonic() + seconds
         with self._changed:
-            while True:
-                now = time.monotonic()
-                if self._stopping and (not patient or now >= self._deadline) or self._finished:
-                    return True
-                if now >= end:
-                    return False
-                self._changed.wait(min(end, self._deadline) - now)
+            return self._changed.wait_for(lambda: self._finished or self._stopping and (
+                not patient or time.monotonic() >= self._deadline), seconds)
