@@ -84,12 +84,12 @@ static TaskerQuery complete = {
 
 /* The step, locked, if the lease is its and the caller may use it. */
 static TaskerQuery held_step = {
-	.sql = "SELECT s.step_no, t.named_task_id, s.attempts, s.last_attempted_at "
+	.sql = "SELECT s.step_no, t.named_task_id, s.attempts, s.last_attempted_at, s.lease_expires_at "
 	"FROM tasker.workflow_steps s JOIN tasker.tasks t ON t.task_id = s.task_id "
 	"WHERE s.task_id = $1 AND s.step_id = $2 AND s.state = 'in_progress' AND s.lease = $3 "
 	"AND ($4 IS NULL OR t.owner = $4) FOR NO KEY UPDATE OF s",
 	.args = {INT8OID, INT4OID, UUIDOID, INT4OID},
-	.columns = {INT4OID, INT4OID, INT4OID, TIMESTAMPTZOID},
+	.columns = {INT4OID, INT4OID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID},
 };
 
 static TaskerQuery end_attempt = {
@@ -123,6 +123,7 @@ typedef struct HeldStep
 	StepDef    *def;
 	int			attempts;
 	TimestampTz started_at;
+	TimestampTz lease_ends;
 } HeldStep;
 
 /* ------------------------------------------------------------------ arguments */
@@ -564,6 +565,7 @@ hold_step(FunctionCallInfo fcinfo)
 	named_task_id = DatumGetInt32(tasker_value_notnull(0, 2));
 	held.attempts = DatumGetInt32(tasker_value_notnull(0, 3));
 	held.started_at = DatumGetTimestampTz(tasker_value_notnull(0, 4));
+	held.lease_ends = DatumGetTimestampTz(tasker_value_notnull(0, 5));
 	(void) definition_cache_check();
 	held.def = step_def(task_def(named_task_id), step_no);
 	return held;
@@ -718,7 +720,8 @@ tasker_heartbeat(PG_FUNCTION_ARGS)
 		check_results_size(PG_GETARG_JSONB_P(4));
 	tasker_enter(&section);
 	held = hold_step(fcinfo);
-	end = lease_end(held.def, extend, held.started_at, now);
+	/* never sooner: the worker was promised so long, and the timer is set */
+	end = Max(held.lease_ends, lease_end(held.def, extend, held.started_at, now));
 	values[0] = Int64GetDatum(held.task_id);
 	values[1] = Int32GetDatum(held.step_id);
 	values[2] = TimestampTzGetDatum(end);

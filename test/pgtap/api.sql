@@ -35,11 +35,20 @@ INSERT INTO promised (name, ins, result) VALUES
 	('retry_task', '{task_id bigint,reason text =}', 'bigint'),
 	('resolve_step', '{task_id bigint,step_id integer,results jsonb =,reason text =}', 'boolean'),
 	('resolve_step', '{task_id bigint,step text,results jsonb =,reason text =}', 'boolean'),
+	('complete_step', '{task_id bigint,step_id integer,lease uuid,results jsonb =}', 'void'),
+	('fail_step', '{task_id bigint,step_id integer,lease uuid,error jsonb =,retryable boolean =,retry_after interval =}', 'text'),
+	('heartbeat', '{task_id bigint,step_id integer,lease uuid,extend interval =,checkpoint jsonb =}', 'timestamp with time zone'),
+	('release_step', '{task_id bigint,step_id integer,lease uuid,delay interval =}', 'void'),
 	('start', '{}', 'boolean'),
 	('stop', '{}', 'boolean'),
 	('tick', '{now timestamp with time zone =,max_timers integer =}', 'integer'),
 	('grant_access', '{role name,level text}', 'void'),
 	('revoke_access', '{role name}', 'void');
+INSERT INTO promised (name, ins, outs) VALUES
+	('claim_steps', '{queues text[],worker text,max_steps integer =,lease interval =,wait interval =}',
+		'{task_id bigint,step_id integer,lease uuid,name text,queue text,attempt integer,max_attempts integer,input jsonb,idempotency_key text,lease_expires_at timestamp with time zone,checkpoint jsonb}'),
+	('complete_steps', '{task_ids bigint[],step_ids integer[],leases uuid[],results jsonb[],queues text[] =,worker text =,max_steps integer =,lease interval =,wait interval =}',
+		'{outcome text,task_id bigint,step_id integer,lease uuid,name text,queue text,attempt integer,max_attempts integer,input jsonb,idempotency_key text,lease_expires_at timestamp with time zone,checkpoint jsonb}');
 INSERT INTO promised (kind, name, ins) VALUES
 	('p', 'run', '{max_duration interval =,max_steps integer =}');
 -- What only reads is STABLE: it works on a standby and in a transaction that can not write.
@@ -73,7 +82,7 @@ SELECT ok(pg_temp.kept(p), format('%s(%s)', p.name, array_to_string(p.ins, ', ')
 FROM promised p ORDER BY p.ord;
 
 SELECT is((SELECT array_agg(DISTINCT a.name) FROM api a WHERE a.name IN ('ready_steps', 'step_readiness', 'task_execution_context',
-	'dependency_levels', 'step_ancestors', 'verify_task', 'create_tasks', 'state_machine') AND NOT a.proretset), NULL,
+	'dependency_levels', 'step_ancestors', 'verify_task', 'create_tasks', 'state_machine', 'claim_steps', 'complete_steps') AND NOT a.proretset), NULL,
 	'what returns rows returns a set');
 
 -- Every argument has a name: all can be given by name.
@@ -112,7 +121,13 @@ SELECT results_eq('SELECT max_attempts, backoff, backoff_base, backoff_factor, b
 	FROM tasker.named_steps n JOIN tasker.named_tasks t USING (named_task_id) WHERE t.name = ''api''',
 	$$VALUES (3, 'exponential', '1 s'::interval, 2::float8, '5 min'::interval, 0.1::float8, true, '30 s'::interval, NULL::interval, 0)$$,
 	'what a step has by default');
--- State reads as its name and is set by its name.
+-- What a claim takes by default: one step, for its own lease, without waiting.
+SELECT tasker.create_task('api') AS t2 \gset
+SELECT results_eq($$SELECT count(*), min(attempt), min(max_attempts), bool_and(lease_expires_at - clock_timestamp() BETWEEN '20 s' AND '30 s') FROM tasker.claim_steps('{api}', 'w')$$,
+	'VALUES (1::bigint, 1, 3, true)', 'what claim_steps takes by default');
+SELECT tasker.release_step(task_id, step_id, lease) FROM tasker.workflow_steps WHERE lease IS NOT NULL \g /dev/null
+SELECT tasker.cancel_task(:t2) \g /dev/null
+-- State reads as its name and is set by its name.-- State reads as its name and is set by its name.
 SELECT lives_ok(format('UPDATE tasker.workflow_steps SET state = ''in_progress'' WHERE task_id = %s', :t), 'state is set by its name');
 SELECT lives_ok(format('UPDATE tasker.workflow_steps SET state = ''complete'' WHERE task_id = %s', :t), 'state is set by its name again');
 SELECT results_eq(format('SELECT state::text COLLATE "default" FROM tasker.task_status WHERE task_id = %s', :t), '{complete}'::text[], 'and the task follows');
