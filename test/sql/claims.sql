@@ -103,7 +103,7 @@ SET SESSION AUTHORIZATION claims_ann;
 SELECT count(tasker.define_task(name, definition::jsonb, 'claims')) FROM (VALUES
 	('a', '{"steps": [{"name": "s", "queue": "claims_a"}]}'), ('b', '{"steps": [{"name": "s", "queue": "claims_b"}]}'),
 	('urgent', '{"steps": [{"name": "late", "queue": "claims_a", "priority": -5}, {"name": "s", "queue": "claims_a"}, {"name": "soon", "queue": "claims_a", "priority": 5}]}'),
-	('diamond', '{"steps": [{"name": "start", "queue": "claims_d"}, {"name": "left", "queue": "claims_d", "depends_on": ["start"]}, {"name": "right", "queue": "claims_d", "depends_on": ["start"]}, {"name": "end", "queue": "claims_d", "depends_on": ["left", "right"], "lease": "90 s"}]}'),
+	('rhombus', '{"steps": [{"name": "start", "queue": "claims_d"}, {"name": "left", "queue": "claims_d", "depends_on": ["start"]}, {"name": "right", "queue": "claims_d", "depends_on": ["start"]}, {"name": "end", "queue": "claims_d", "depends_on": ["left", "right"], "lease": "90 s"}]}'),
 	('retry', '{"steps": [{"name": "s", "queue": "claims_r", "retry": {"max_attempts": 4, "jitter": 0}}]}'),
 	('last', '{"steps": [{"name": "s", "queue": "claims_r", "retry": {"max_attempts": 2, "backoff": "fixed", "base": "10 s", "jitter": 0}}]}'),
 	('once', '{"steps": [{"name": "s", "queue": "claims_r", "retryable": false}]}'),
@@ -134,7 +134,7 @@ SELECT count(DISTINCT lease) = count(*), count(*) FROM tasker.workflow_steps JOI
 
 -- what a handler gets; results of parents of any size, or none
 SET SESSION AUTHORIZATION claims_ann;
-SELECT make('d', 'diamond', 3, '{"order": 7, "lines": [1, null, "ü"]}');
+SELECT make('d', 'rhombus', 3, '{"order": 7, "lines": [1, null, "ü"]}');
 SET SESSION AUTHORIZATION claims_worker;
 CREATE TEMP TABLE got AS SELECT * FROM tasker.claim_steps(queues => '{claims_d}', worker => 'w1');
 SELECT input #- '{task,id}' #- '{task,correlation_id}' #- '{step,idempotency_key}' FROM got;
@@ -268,7 +268,7 @@ SELECT count(*) FROM tasker.complete_steps('{}', '{}', '{}', '{}');
 SELECT outcome, m.label, c.name FROM tasker.complete_steps('{}', '{}', '{}', '{}', '{claims_c}', 'w1', 1) AS c JOIN made m USING (task_id);
 -- several steps of one task
 SET SESSION AUTHORIZATION claims_ann;
-SELECT make('d2', 'diamond');
+SELECT make('d2', 'rhombus');
 SET SESSION AUTHORIZATION claims_worker;
 SELECT claim('{claims_d}');
 SELECT complete('d2', 'start');

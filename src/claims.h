@@ -1,0 +1,30 @@
+/*
+ * claims.h
+ *	  What the two halves of the workers' protocol share.
+ */
+#ifndef TASKER_CLAIMS_H
+#define TASKER_CLAIMS_H
+
+#include "batch_state.h"
+
+/* What a claim asks for. */
+typedef struct Claim
+{
+	Datum		queues;			/* text[] */
+	text	   *worker;
+	int			limit;
+	double		lease;			/* seconds; below 0: each step's own */
+	long		wait_ms;
+	Datum		lanes;			/* int[], of the queues that there are */
+	int			nlanes;
+	Datum		owner;			/* whose steps, if ... */
+	char		no_owner;		/* ... this is ' '; 'n' for everybody's */
+} Claim;
+
+extern double seconds_argument(FunctionCallInfo fcinfo, int arg, const char *what, double missing);
+extern void read_claim(FunctionCallInfo fcinfo, int arg, Claim *claim);
+extern char scope(Datum *owner);
+extern TimestampTz lease_end(const StepDef *def, double lease, TimestampTz started, TimestampTz now);
+extern void claim_and_wait(FunctionCallInfo fcinfo, Claim *claim, int first);
+
+#endif							/* TASKER_CLAIMS_H */
