@@ -14,8 +14,8 @@
 
 /*
  * Take steps in the order of their rank. A row whose step has ended for good
- * goes too; one whose step or task is merely not ready now stays. $3: lock the
- * steps, and leave those alone that somebody else has locked.
+ * goes too; one whose step or task is merely not ready now stays. What is locked,
+ * and by somebody else makes a row be passed over, is the macro's argument.
  */
 #define TAKE(locking) \
 	"WITH c AS (SELECT q.lane, q.rank, q.task_id, q.step_id, s.step_no, s.attempts, s.state::text AS state " \

@@ -50,7 +50,7 @@ static const TaskerSetting pinned[] = {
 };
 
 /* The role that owns schema tasker, hence every table in it. */
-Oid
+static Oid
 tasker_owner(void)
 {
 	Oid			namespace_id = get_namespace_oid("tasker", false);
@@ -60,7 +60,9 @@ tasker_owner(void)
 	if (!HeapTupleIsValid(tuple))
 		ereport(ERROR,
 				(errcode(ERRCODE_TASKER_INTERNAL),
-				 errmsg("schema \"tasker\" is being dropped")));
+				 errmsg("schema \"tasker\" is being dropped"),
+				 errdetail("DROP EXTENSION is under way."),
+				 errhint("Repeat it when the extension is there again.")));
 	owner = ((Form_pg_namespace) GETSTRUCT(tuple))->nspowner;
 	ReleaseSysCache(tuple);
 	return owner;
@@ -76,7 +78,9 @@ tasker_enter(TaskerSection *section)
 	if (sections >= MAX_SECTIONS)
 		ereport(ERROR,
 				(errcode(ERRCODE_TASKER_INTERNAL),
-				 errmsg("tasker is nested too deeply")));
+				 errmsg("tasker is nested too deeply"),
+				 errdetail("More than %d of its calls are under way within one another.", MAX_SECTIONS),
+				 errhint("Look for a handler or a function that calls itself through tasker.")));
 
 	SPI_connect();
 	GetUserIdAndSecContext(&section->userid, &section->sec_context);
@@ -185,7 +189,8 @@ check_columns(const TaskerQuery *query)
 		ereport(ERROR,
 				(errcode(ERRCODE_TASKER_INTERNAL),
 				 errmsg("a statement of tasker returned %d columns instead of %d", desc->natts, n),
-				 errdetail("The statement is: %s", query->sql)));
+				 errdetail("The statement is: %s", query->sql),
+				 errhint("The extension's objects do not fit its library: reinstall it, or ALTER EXTENSION tasker UPDATE.")));
 	for (int i = 0; i < n; i++)
 		if (SPI_gettypeid(desc, i + 1) != query->columns[i])
 			ereport(ERROR,
@@ -193,7 +198,8 @@ check_columns(const TaskerQuery *query)
 					 errmsg("column %d of a statement of tasker is of type %s instead of %s", i + 1,
 							format_type_be(SPI_gettypeid(desc, i + 1)),
 							format_type_be(query->columns[i])),
-					 errdetail("The statement is: %s", query->sql)));
+					 errdetail("The statement is: %s", query->sql),
+					 errhint("The extension's objects do not fit its library: reinstall it, or ALTER EXTENSION tasker UPDATE.")));
 }
 
 /*
@@ -217,7 +223,8 @@ tasker_run(TaskerQuery *query, Datum *values, const char *nulls)
 					(errcode(ERRCODE_TASKER_INTERNAL),
 					 errmsg("could not prepare a statement of tasker: %s",
 							SPI_result_code_string(SPI_result)),
-					 errdetail("The statement is: %s", query->sql)));
+					 errdetail("The statement is: %s", query->sql),
+					 errhint("The extension's objects do not fit its library: reinstall it, or ALTER EXTENSION tasker UPDATE.")));
 		SPI_keepplan(plan);
 		query->plan = plan;
 	}
@@ -231,7 +238,8 @@ tasker_run(TaskerQuery *query, Datum *values, const char *nulls)
 		ereport(ERROR,
 				(errcode(ERRCODE_TASKER_INTERNAL),
 				 errmsg("could not run a statement of tasker: %s", SPI_result_code_string(rc)),
-				 errdetail("The statement is: %s", query->sql)));
+				 errdetail("The statement is: %s", query->sql),
+				 errhint("The extension's objects do not fit its library: reinstall it, or ALTER EXTENSION tasker UPDATE.")));
 	check_columns(query);
 	MemoryContextSwitchTo(context);
 	return SPI_processed;
@@ -253,7 +261,9 @@ tasker_value_notnull(uint64 row, int column)
 	if (isnull)
 		ereport(ERROR,
 				(errcode(ERRCODE_TASKER_INTERNAL),
-				 errmsg("column %d of a statement of tasker is null", column)));
+				 errmsg("column %d of a statement of tasker is null", column),
+				 errdetail("It never is in rows that tasker wrote."),
+				 errhint("Look for rows that were written by hand.")));
 	return value;
 }
 

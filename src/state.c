@@ -148,7 +148,9 @@ state_from_text(const Machine *machine, Datum datum)
 	if (state < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_TASKER_INTERNAL),
-				 errmsg("\"%s\" is not a state of a %s", text_to_cstring(name), machine->name)));
+				 errmsg("\"%s\" is not a state of a %s", text_to_cstring(name), machine->name),
+				 errdetail("It was stored by a later version of tasker."),
+				 errhint("Install the library of that version.")));
 	return state;
 }
 

@@ -59,7 +59,6 @@ extern void tasker_leave(TaskerSection *section);
 extern void tasker_abandon(void);
 extern bool tasker_inside(void);
 extern Oid	tasker_caller(void);
-extern Oid	tasker_owner(void);
 extern uint64 tasker_run(TaskerQuery *query, Datum *values, const char *nulls);
 extern Datum tasker_value(uint64 row, int column, bool *isnull);
 extern Datum tasker_value_notnull(uint64 row, int column);
