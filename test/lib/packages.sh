@@ -27,7 +27,9 @@ missing() {
 		return
 	fi
 	[ -x "$bin/postgres" ] || want+=("postgresql-$major")
-	[ -x "$bin/pg_config" ] && [ -f "$("$bin/pg_config" --pgxs)" ] || want+=("postgresql-server-dev-$major")
+	# pg_config and PGXS come with the client; the headers are what it lacks
+	[ -x "$bin/pg_config" ] && [ -f "$("$bin/pg_config" --pgxs)" ] &&
+		[ -f "$("$bin/pg_config" --includedir-server)/postgres.h" ] || want+=("postgresql-server-dev-$major")
 	command -v make >/dev/null && command -v gcc >/dev/null || want+=(build-essential)
 	command -v perl >/dev/null || want+=(perl)
 	if [ "$need" = test ]; then
