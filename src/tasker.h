@@ -58,6 +58,7 @@ extern void tasker_enter(TaskerSection *section);
 extern void tasker_leave(TaskerSection *section);
 extern void tasker_abandon(void);
 extern bool tasker_inside(void);
+extern uint64 tasker_section_number(void);
 extern Oid	tasker_caller(void);
 extern uint64 tasker_run(TaskerQuery *query, Datum *values, const char *nulls);
 extern Datum tasker_value(uint64 row, int column, bool *isnull);
