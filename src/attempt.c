@@ -221,13 +221,18 @@ call_protected(BatchStep *step, BatchRunner *runner, MemoryContext context)
 {
 	MemoryContext old_context = CurrentMemoryContext;
 	ResourceOwner old_owner = CurrentResourceOwner;
+	bool		confined = handler_is_guest();
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(old_context);
 	PG_TRY();
 	{
+		if (confined)
+			handler_confine();
 		call(step, context);
 		AfterTriggerFireDeferred();
+		if (confined)
+			handler_release();
 		step->superseded = runner->mode == BATCH_SINGLE && ended_by_handler(step);
 		ReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(old_context);

@@ -36,7 +36,7 @@ static TaskerQuery take_optimistic = {
 };
 
 static TaskerQuery take_locked = {
-	.sql = TAKE("FOR NO KEY UPDATE OF q, s SKIP LOCKED"),
+	.sql = TAKE("FOR NO KEY UPDATE OF q, s, t SKIP LOCKED"),
 	.args = {INT4OID, INT4OID},
 	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID},
 };

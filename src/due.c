@@ -13,12 +13,14 @@
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 
+/* With the task, whose row is to change if the step failed for good. */
 static TaskerQuery take_step_timers = {
 	.sql = "DELETE FROM tasker.timers t USING ("
 	"SELECT t2.due_at, t2.task_id, t2.step_id FROM tasker.timers t2 "
 	"JOIN tasker.workflow_steps s ON s.task_id = t2.task_id AND s.step_id = t2.step_id "
+	"JOIN tasker.tasks k ON k.task_id = t2.task_id "
 	"WHERE t2.due_at <= $1 AND s.state IN ('waiting', 'waiting_for_retry', 'in_progress') "
-	"ORDER BY t2.due_at LIMIT $2 FOR NO KEY UPDATE OF t2, s SKIP LOCKED) AS d "
+	"ORDER BY t2.due_at LIMIT $2 FOR NO KEY UPDATE OF t2, s, k SKIP LOCKED) AS d "
 	"WHERE t.due_at = d.due_at AND t.task_id = d.task_id AND t.step_id = d.step_id "
 	"RETURNING t.task_id, t.step_id",
 	.args = {TIMESTAMPTZOID, INT4OID},

@@ -11,10 +11,12 @@
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
+#include "storage/proc.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/portal.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timeout.h"
@@ -109,6 +111,70 @@ handler_timed_out(void)
 	generation++;
 	return result;
 }
+
+/* ------------------------------------------------- another role's session */
+
+/*
+ * CALL tasker.run() may be made in the session of a role that did SET ROLE to
+ * the steps' owner, or SET SESSION AUTHORIZATION. What runs then must not get
+ * back to the role that logged in.
+ */
+bool
+handler_is_guest(void)
+{
+	return MyProc->roleId != GetUserId();
+}
+
+static TaskerQuery held_cursors = {
+	.sql = "SELECT c.name FROM pg_catalog.pg_cursors c WHERE c.is_holdable",
+	.columns = {TEXTOID},
+};
+
+/* From here on the server refuses to change the role. Ends with the subtransaction. */
+void
+handler_confine(void)
+{
+	Oid			role;
+	int			context;
+
+	GetUserIdAndSecContext(&role, &context);
+	SetUserIdAndSecContext(role, context | SECURITY_LOCAL_USERID_CHANGE);
+}
+
+/*
+ * The handler and what it deferred are through. A cursor WITH HOLD would run
+ * its query at the commit, unconfined.
+ */
+void
+handler_release(void)
+{
+	TaskerSection section;
+	Oid			role;
+	int			context;
+	uint64		n;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	tasker_enter(&section);
+	n = tasker_run(&held_cursors, NULL, NULL);
+	for (uint64 row = 0; row < n; row++)
+	{
+		char	   *name = TextDatumGetCString(tasker_value_notnull(row, 1));
+		Portal		portal = SPI_cursor_find(name);
+
+		if (portal != NULL && portal->createSubid != InvalidSubTransactionId)
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("a step can not leave cursor \"%s\" WITH HOLD in another role's session", name),
+					 errdetail("The session is that of role \"%s\".", GetUserNameFromId(MyProc->roleId, false)),
+					 errhint("Close the cursor, or CALL tasker.run() in a session of the steps' owner.")));
+	}
+	tasker_leave(&section);
+	PopActiveSnapshot();
+	GetUserIdAndSecContext(&role, &context);
+	SetUserIdAndSecContext(role, context & ~SECURITY_LOCAL_USERID_CHANGE);
+}
+
+/* ------------------------------------------------------------ calling */
 
 /* Find the function, unless nothing has changed since it was found. */
 static void
