@@ -356,6 +356,7 @@ reserve_slot(const Lane *lane)
 		slot->stop = false;
 		slot->connected = false;
 		slot->interrupted = false;
+		slot->died_task = 0;
 		slot->since = GetCurrentTimestamp();
 	}
 	LWLockRelease(&shared->lock);
@@ -469,6 +470,7 @@ one_turn(void)
 
 	process_begin_transaction();
 	reap_executors();
+	blame_ended_executors();
 	served = serve_lanes(&refusals);
 	due = next_due();
 	process_commit();
