@@ -212,7 +212,7 @@ bound_lock_waits(Batch *batch)
 		[BATCH_PROTECTED] = "1s",
 	};
 
-	if (batch->runner->mode != BATCH_SINGLE)
+	if (batch->runner != NULL && batch->runner->mode != BATCH_SINGLE)
 		(void) set_config_option("lock_timeout", waits[batch->runner->mode],
 								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
@@ -243,6 +243,15 @@ write_batch(Batch *batch, BatchStep **rest, int nrest)
 		tasker_run(&put_back, values, NULL);
 	}
 	end_statements(&section);
+}
+
+/* The step's attempt failed before it began. */
+static void
+refuse_step(Batch *batch, BatchStep *step, ErrorData *error)
+{
+	step->started_at = step->ended_at = tasker_now();
+	attempt_failed(step, error);
+	add_ended(batch, step);
 }
 
 /* ---------------------------------------------------------------- the batch */
@@ -378,10 +387,33 @@ refuse_steps(int lane, int64 task_id, int step_id, ErrorData *error)
 			rest[nrest++] = step;
 			continue;
 		}
-		step->started_at = step->ended_at = tasker_now();
-		attempt_failed(step, error);
-		add_ended(batch, step);
+		refuse_step(batch, step, error);
 	}
 	write_batch(batch, rest, nrest);
 	return batch->nended;
+}
+
+/*
+ * Of a claim's wave, refuse the steps whose input is too large to be handed
+ * out: they must not stand in the way of the others.
+ */
+void
+refuse_oversized(Batch *batch)
+{
+	int			n = 0;
+
+	for (int i = 0; i < batch->nwave; i++)
+	{
+		BatchStep  *step = batch->wave[i];
+
+		if (input_too_large(step))
+		{
+			refuse_step(batch, step, input_error(step));
+			continue;
+		}
+		batch->wave[n++] = step;
+	}
+	batch->nwave = n;
+	if (batch->nended > 0)
+		write_batch(batch, NULL, 0);
 }

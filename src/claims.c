@@ -128,6 +128,7 @@ read_claim(FunctionCallInfo fcinfo, int arg, Claim *claim)
 				 errhint("For example: claim_steps('{payments}', 'worker-1', 10).")));
 	claim->queues = PG_GETARG_DATUM(arg);
 	claim->worker = PG_GETARG_TEXT_PP(arg + 1);
+	check_remark(claim->worker, "the name of the worker", TASKER_MAX_NAME);
 	claim->limit = PG_GETARG_INT32(arg + 2);
 	if (claim->limit < 1 || claim->limit > MAX_CLAIM)
 		ereport(ERROR,
@@ -219,7 +220,7 @@ lease_steps(Batch *batch, const Claim *claim, Datum *leases, Datum *ends, Timest
  * must not stand for steps: so it looks until there are enough or no more.
  */
 static void
-dequeue(Batch *batch, const Claim *claim, Jsonb **checkpoints, char **queues)
+dequeue(Batch *batch, const Claim *claim)
 {
 	Datum		values[4] = {claim->lanes, (Datum) 0, claim->owner, (Datum) 0};
 	char		nulls[5] = {' ', ' ', claim->no_owner, ' ', '\0'};
@@ -249,8 +250,9 @@ dequeue(Batch *batch, const Claim *claim, Jsonb **checkpoints, char **queues)
 				continue;
 			step->step_no = DatumGetInt32(tasker_value_notnull(row, 3));
 			step->attempts = DatumGetInt32(tasker_value_notnull(row, 4));
-			checkpoints[batch->nwave] = isnull ? NULL : DatumGetJsonbPCopy(checkpoint);
-			queues[batch->nwave] = TextDatumGetCString(tasker_value_notnull(row, 7));
+			step->from = STEP_ENQUEUED;
+			step->checkpoint = isnull ? NULL : DatumGetJsonbPCopy(checkpoint);
+			step->queue = TextDatumGetCString(tasker_value_notnull(row, 7));
 			batch->wave[batch->nwave++] = step;
 		}
 		CHECK_FOR_INTERRUPTS();
@@ -271,13 +273,12 @@ claim_once(FunctionCallInfo fcinfo, const Claim *claim, int first)
 	TimestampTz now = tasker_now();
 	Datum	   *leases = palloc(claim->limit * sizeof(Datum));
 	Datum	   *ends = palloc(claim->limit * sizeof(Datum));
-	Jsonb	  **checkpoints = palloc(claim->limit * sizeof(Jsonb *));
-	char	  **queues = palloc(claim->limit * sizeof(char *));
 	int			n;
 
 	batch->wave = palloc(claim->limit * sizeof(BatchStep *));
-	dequeue(batch, claim, checkpoints, queues);
+	dequeue(batch, claim);
 	load_inputs(batch);
+	refuse_oversized(batch);
 	if (batch->nwave > 0)
 		lease_steps(batch, claim, leases, ends, now);
 
@@ -293,15 +294,15 @@ claim_once(FunctionCallInfo fcinfo, const Claim *claim, int first)
 		row[2] = Int32GetDatum(step->key.step_id);
 		row[3] = leases[i];
 		row[4] = CStringGetTextDatum(step->def->name);
-		row[5] = CStringGetTextDatum(queues[i]);
+		row[5] = CStringGetTextDatum(step->queue);
 		row[6] = Int32GetDatum(step->attempts + 1);
 		row[7] = Int32GetDatum(step->def->max_attempts);
 		row[8] = JsonbPGetDatum(step_input(step->task, step->def, step->key.step_id, step->attempts + 1,
 										   step->parent_names, step->parent_results, step->nparents));
 		row[9] = CStringGetTextDatum(key);
 		row[10] = ends[i];
-		row[11] = JsonbPGetDatum(checkpoints[i]);
-		isnull[11] = checkpoints[i] == NULL;
+		row[11] = JsonbPGetDatum(step->checkpoint);
+		isnull[11] = step->checkpoint == NULL;
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, row + first, isnull + first);
 	}
 	n = batch->nwave;

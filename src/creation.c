@@ -244,12 +244,21 @@ check_context(Datum context)
 				 errmsg("the context of a task must be a JSON object"),
 				 errdetail("It is %s.", JB_ROOT_IS_SCALAR(document) ? "a scalar" : "an array"),
 				 errhint("Wrap it: {\"value\": …}.")));
-	if (VARSIZE(document) > (Size) tasker_max_context_size * 1024)
-		ereport(ERROR,
-				(errcode(ERRCODE_TASKER_TOO_LARGE),
-				 errmsg("the context of a task is too large"),
-				 errdetail("It has %zu bytes, the limit is %d kB.", (Size) VARSIZE(document), tasker_max_context_size),
-				 errhint("Keep large data in a table and its key in the context, or raise tasker.max_context_size.")));
+	check_task_document(document, "the context of a task is");
+}
+
+/* What is kept with the tasks besides: tags, initiator, source_system, reason. */
+static void
+check_remarks(Request *request)
+{
+	static const char *const what[] = {NULL, NULL, "the initiator of a task",
+	"the source system of a task", "the reason of a task"};
+
+	if (!request->common_null[1])
+		check_task_document(DatumGetJsonbP(request->common[1]), "the tags of a task are");
+	for (int i = 2; i < lengthof(what); i++)
+		if (!request->common_null[i])
+			check_remark(DatumGetTextPP(request->common[i]), what[i], TASKER_MAX_REMARK);
 }
 
 static void
@@ -281,6 +290,7 @@ check_request(Request *request)
 				 errmsg("the priority of a task must be from -%d to %d", MAX_PRIORITY, MAX_PRIORITY),
 				 errdetail("It is %d.", request->priority),
 				 errhint("0 is the usual priority; a higher one goes first.")));
+	check_remarks(request);
 	for (int i = 0; i < request->n; i++)
 		check_context(request->contexts.values[i]);
 	for (int i = 0; i < request->keys.length; i++)

@@ -21,7 +21,6 @@
 
 #include "storage/lock.h"
 
-#define TASKER_MAX_NAME		255 /* bytes, of any name that a user gives */
 
 /* ------------------------------------------------------------ JSON */
 

@@ -16,6 +16,8 @@ int			tasker_max_definition_size = 16384;
 int			tasker_max_edges = 200000;
 int			tasker_max_executors = 8;
 int			tasker_max_executors_per_role = 2;
+int			tasker_max_input_size = 65536;
+int			tasker_max_nesting = 1000;
 int			tasker_max_result_size = 1024;
 int			tasker_max_steps = 20000;
 int			tasker_node_id = 0;
@@ -82,6 +84,18 @@ tasker_guc_init(void)
 							NULL,
 							&tasker_max_executors_per_role, 2, 1, 128,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("tasker.max_input_size",
+							"The largest input of a step: its task's context and its parents' results.",
+							"More is an error of the step.",
+							&tasker_max_input_size, 65536, 1, 256 * 1024 - 1,
+							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("tasker.max_nesting",
+							"The deepest nesting of a document: a context, results, a checkpoint.",
+							NULL,
+							&tasker_max_nesting, 1000, 1, 10000,
+							PGC_SUSET, 0, NULL, NULL, NULL);
 
 	DefineCustomIntVariable("tasker.max_result_size",
 							"The largest results of a step.",

@@ -137,11 +137,22 @@ extern int	tasker_max_definition_size;
 extern int	tasker_max_edges;
 extern int	tasker_max_executors;
 extern int	tasker_max_executors_per_role;
+extern int	tasker_max_input_size;
+extern int	tasker_max_nesting;
 extern int	tasker_max_result_size;
 extern int	tasker_max_steps;
 extern int	tasker_node_id;
 
 extern void tasker_guc_init(void);
+
+/* ------------------------------------------------------------ limits.c */
+
+#define TASKER_MAX_NAME		255 /* bytes, of any name that a user gives */
+#define TASKER_MAX_REMARK	8192	/* ... of a reason and the like */
+
+extern void check_nesting(Jsonb *document, const char *what, int sqlstate);
+extern void check_task_document(Jsonb *document, const char *what);
+extern void check_remark(text *remark, const char *what, int limit);
 
 /* ------------------------------------------------------------ clock.c */
 
