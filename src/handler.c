@@ -12,6 +12,7 @@
 #include "miscadmin.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
+#include "utils/acl.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -40,6 +41,7 @@ handler_init(void)
 	CacheRegisterSyscacheCallback(PROCOID, catalog_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(NAMESPACEOID, catalog_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, catalog_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHOID, catalog_changed, (Datum) 0);
 }
 
 /* The session's own limit, beside the step's: its role's statement_timeout. */
@@ -176,6 +178,35 @@ handler_release(void)
 
 /* ------------------------------------------------------------ calling */
 
+/*
+ * The function is found by its name, and runs as the submitter. So it must be
+ * the code of whoever's it was when the step was defined, or else of somebody
+ * whom the submitter trusts as it does a definer (creation.c): itself, a role
+ * that it is a member of, an admin. By name as well as by oid, since a restore
+ * gives a role another oid, and a renamed one is still the same.
+ */
+static void
+check_function_owner(StepDef *step)
+{
+	Oid			owner = step->handler->owner;
+	char	   *name;
+
+	if (step->owner_name == NULL)
+		return;
+	name = GetUserNameFromId(owner, true);
+	if (name == NULL || strcmp(name, step->owner_name) == 0 ||
+		(owner == step->owner && !OidIsValid(get_role_oid(step->owner_name, true))) ||
+		has_privs_of_role(GetUserId(), owner) || access_level(owner) >= ACCESS_ADMIN)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_TASKER_HANDLER_GONE),
+			 errmsg("function %s(jsonb) is not the one that step \"%s\" was defined with",
+					step->handler->text, step->name),
+			 errdetail("It belongs to role \"%s\"; when the step was defined it belonged to role \"%s\".",
+					   name, step->owner_name),
+			 errhint("ALTER FUNCTION … OWNER TO the former, or define the workflow anew under another version.")));
+}
+
 /* Find the function, unless nothing has changed since it was found. */
 static void
 look_up_function(StepDef *step)
@@ -189,6 +220,7 @@ look_up_function(StepDef *step)
 	function = tasker_handler_function(handler->text, GetUserId(),
 									   psprintf("It is the handler of step \"%s\".", step->name));
 	handler->returns_void = get_func_rettype(function) == VOIDOID;
+	handler->owner = tasker_function_owner(function);
 	fmgr_info_cxt(function, &handler->function, definition_cache_context());
 	handler->checked = now;
 	handler->checked_for = GetUserId();
@@ -202,6 +234,7 @@ call_function(StepDef *step, Jsonb *input, MemoryContext result_context)
 	Datum		value;
 
 	look_up_function(step);
+	check_function_owner(step);
 	InitFunctionCallInfoData(*call, &step->handler->function, 1, InvalidOid, NULL, NULL);
 	call->args[0].value = JsonbPGetDatum(input);
 	call->args[0].isnull = false;
