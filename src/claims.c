@@ -18,7 +18,6 @@
 #include "utils/snapmgr.h"
 #include "utils/uuid.h"
 
-#define MAX_CLAIM		10000
 #define MAX_LEASE		(30.0 * SECS_PER_DAY)
 /* Longer the snapshot of the calling statement would hold back vacuum. */
 #define MAX_WAIT_MS		1000
@@ -130,12 +129,12 @@ read_claim(FunctionCallInfo fcinfo, int arg, Claim *claim)
 	claim->worker = PG_GETARG_TEXT_PP(arg + 1);
 	check_remark(claim->worker, "the name of the worker", TASKER_MAX_NAME);
 	claim->limit = PG_GETARG_INT32(arg + 2);
-	if (claim->limit < 1 || claim->limit > MAX_CLAIM)
+	if (claim->limit < 1 || claim->limit > tasker_max_claim)
 		ereport(ERROR,
 				(errcode(ERRCODE_TASKER_BAD_ARGUMENT),
-				 errmsg("a claim is for 1 to %d steps", MAX_CLAIM),
+				 errmsg("a claim is for 1 to %d steps", tasker_max_claim),
 				 errdetail("It is for %d.", claim->limit),
-				 errhint("Claim as many as the worker can do within their leases.")));
+				 errhint("Claim as many as the worker can do within their leases, or have a superuser raise tasker.max_claim.")));
 	claim->lease = seconds_argument(fcinfo, arg + 3, "a lease", -1);
 	if (claim->lease == 0)
 		ereport(ERROR,

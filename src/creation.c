@@ -442,6 +442,7 @@ create(Request *request)
 			datum_list_add(&new_ids, Int64GetDatum(ids[i]));
 			datum_list_add(&new_contexts, request->contexts.values[i]);
 		}
+	check_open_tasks(owner, new_ids.length);
 	if (new_ids.length > 0)
 		insert_all(request, &template, owner, &new_ids, &new_contexts);
 	check_existing(request, &template, ids, existing);

@@ -30,6 +30,7 @@
 #define ERRCODE_TASKER_TOO_MANY_EDGES		MAKE_SQLSTATE('T', 'K', '1', '1', '8')
 #define ERRCODE_TASKER_DUPLICATE_DEPENDENCY MAKE_SQLSTATE('T', 'K', '1', '1', '9')
 #define ERRCODE_TASKER_BAD_RETRY			MAKE_SQLSTATE('T', 'K', '1', '2', '0')
+#define ERRCODE_TASKER_TOO_DEEP				MAKE_SQLSTATE('T', 'K', '1', '2', '1')
 
 /* TK2xx: a call is refused */
 #define ERRCODE_TASKER_UNKNOWN_TASK			MAKE_SQLSTATE('T', 'K', '2', '0', '0')
@@ -39,6 +40,7 @@
 #define ERRCODE_TASKER_BAD_ARGUMENT			MAKE_SQLSTATE('T', 'K', '2', '0', '4')
 #define ERRCODE_TASKER_TOO_LARGE			MAKE_SQLSTATE('T', 'K', '2', '0', '5')
 #define ERRCODE_TASKER_BAD_SUBMITTER		MAKE_SQLSTATE('T', 'K', '2', '0', '6')
+#define ERRCODE_TASKER_TOO_MANY_TASKS		MAKE_SQLSTATE('T', 'K', '2', '0', '7')
 
 /* TK3xx: a change is refused */
 #define ERRCODE_TASKER_ILLEGAL_TRANSITION	MAKE_SQLSTATE('T', 'K', '3', '0', '0')

@@ -20,6 +20,7 @@
 #define TASKER_MAX_EXECUTORS	128
 #define TASKER_MAX_WAITERS		256
 #define TASKER_WAITER_LANES		8
+#define TASKER_MAX_COUNTED		128
 
 typedef struct SchedulerSlot
 {
@@ -71,6 +72,17 @@ typedef struct WaiterSlot
 	int			lanes[TASKER_WAITER_LANES];
 } WaiterSlot;
 
+/* How many tasks a role has open, at most: none is taken off before it is counted again. */
+typedef struct OpenTasks
+{
+	Oid			database;		/* InvalidOid: free */
+	int			owner;
+	int64		at_most;
+	int64		created;		/* since the entry was made */
+	TimestampTz counted_at;
+	int64		took;			/* µs that counting took */
+} OpenTasks;
+
 typedef struct TaskerShared
 {
 	LWLock		lock;			/* protects all but the atomics */
@@ -79,6 +91,7 @@ typedef struct TaskerShared
 	SchedulerSlot schedulers[TASKER_MAX_DATABASES];
 	ExecutorSlot executors[TASKER_MAX_EXECUTORS];
 	WaiterSlot	waiters[TASKER_MAX_WAITERS];
+	OpenTasks	open_tasks[TASKER_MAX_COUNTED];
 } TaskerShared;
 
 extern void tasker_shared_init(void);

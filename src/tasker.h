@@ -132,13 +132,17 @@ extern bool tasker_allow_superuser_steps;
 extern int	tasker_batch_interval;
 extern int	tasker_batch_size;
 extern int	tasker_executor_idle_timeout;
+extern int	tasker_max_attempts;
+extern int	tasker_max_claim;
 extern int	tasker_max_context_size;
 extern int	tasker_max_definition_size;
+extern int	tasker_max_depth;
 extern int	tasker_max_edges;
 extern int	tasker_max_executors;
 extern int	tasker_max_executors_per_role;
 extern int	tasker_max_input_size;
 extern int	tasker_max_nesting;
+extern int	tasker_max_open_tasks;
 extern int	tasker_max_result_size;
 extern int	tasker_max_steps;
 extern int	tasker_node_id;
@@ -152,6 +156,7 @@ extern void tasker_guc_init(void);
 
 extern void check_nesting(Jsonb *document, const char *what, int sqlstate);
 extern void check_task_document(Jsonb *document, const char *what);
+extern void check_open_tasks(int owner, int n);
 extern void check_remark(text *remark, const char *what, int limit);
 
 /* ------------------------------------------------------------ clock.c */
