@@ -16,11 +16,12 @@ DO $$
 DECLARE
 	r name;
 BEGIN
+	-- also what a run that was cut off has left
+	FOR r IN SELECT rolname FROM pg_roles WHERE rolname LIKE 'attack%' LOOP
+		EXECUTE format('DROP OWNED BY %I CASCADE', r);
+		EXECUTE format('DROP ROLE %I', r);
+	END LOOP;
 	FOREACH r IN ARRAY '{attack_vic,attack_mal,attack_work,attack_view,attack_none}'::name[] LOOP
-		IF EXISTS (SELECT FROM pg_roles WHERE rolname = r) THEN
-			EXECUTE format('DROP OWNED BY %I', r);
-			EXECUTE format('DROP ROLE %I', r);
-		END IF;
 		EXECUTE format('CREATE ROLE %I LOGIN', r);
 		EXECUTE format('ALTER ROLE %I SET client_min_messages = error', r);
 	END LOOP;
@@ -48,21 +49,6 @@ BEGIN
 		END IF;
 		got := COALESCE(got, 'null');
 	EXCEPTION WHEN OTHERS THEN
-		got := SQLSTATE;
-	END;
-	INSERT INTO attack.outcome (name, want, got) VALUES (name, want, got);
-END $$;
--- The same, and nothing of it stays.
-CREATE FUNCTION attack.try_only(name text, statement text, want text) RETURNS void LANGUAGE plpgsql AS $$
-DECLARE
-	got text;
-BEGIN
-	BEGIN
-		EXECUTE statement INTO got;
-		RAISE EXCEPTION USING ERRCODE = 'XX999', MESSAGE = COALESCE(got, 'null');
-	EXCEPTION WHEN SQLSTATE 'XX999' THEN
-		got := SQLERRM;
-	WHEN OTHERS THEN
 		got := SQLSTATE;
 	END;
 	INSERT INTO attack.outcome (name, want, got) VALUES (name, want, got);
