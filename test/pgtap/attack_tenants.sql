@@ -37,6 +37,8 @@ SELECT attack.try('reads all of ' || c.oid::regclass, format('SELECT count(*) FR
 FROM pg_class c WHERE c.relnamespace = 'tasker'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm') ORDER BY c.relname;
 SELECT attack.try('peeps into ' || c.oid::regclass, format('SELECT count(*) FROM %s x WHERE mal.peep(x::text)', c.oid::regclass), '0')
 FROM pg_class c WHERE c.relnamespace = 'tasker'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm') ORDER BY c.relname;
+SELECT attack.try(format('peeps into %s.%s', c.oid::regclass, a.attname), format('SELECT count(*) FROM %s x WHERE mal.peep(%I::text)', c.oid::regclass, a.attname), '0')
+FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 WHERE c.relnamespace = 'tasker'::regnamespace AND c.relkind = 'v' ORDER BY c.relname, a.attnum;
 SELECT attack.try('peeps through a view of its own', 'CREATE VIEW mal.tasks AS SELECT * FROM tasker.tasks', 'null');
 SELECT attack.try('reads its own view', 'SELECT count(*) FROM mal.tasks', '0');
 SELECT attack.try('peeps with a LEFT JOIN', 'SELECT count(*) FROM (VALUES (1)) v LEFT JOIN tasker.tasks t ON mal.peep(t.context::text)', '1');
