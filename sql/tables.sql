@@ -204,14 +204,13 @@ COMMENT ON TABLE tasker.timers IS 'When the scheduler must look at which step (o
 
 CREATE TABLE tasker.leases (
 	expires_at timestamptz NOT NULL,
-	task_id bigint NOT NULL,
-	step_id int NOT NULL,
+	lease uuid NOT NULL,
 	task_ids bigint[] NOT NULL,
 	step_ids int[] NOT NULL,
-	PRIMARY KEY (expires_at, task_id, step_id)
+	PRIMARY KEY (expires_at, lease)
 );
 COMMENT ON TABLE tasker.leases IS 'When the scheduler must look whether the leases of which claimed steps ran out: a row a claim, not one a step.';
-COMMENT ON COLUMN tasker.leases.task_id IS 'With step_id the first of the steps, to tell rows apart.';
+COMMENT ON COLUMN tasker.leases.lease IS 'That of the first of the steps, to tell rows apart.';
 
 -- -------------------------------------------------------------------- workers
 CREATE TABLE tasker.workers (

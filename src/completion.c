@@ -160,6 +160,24 @@ complete_all(Completion *items, int n)
 			store_results_apart(items[i].ref.task_id, items[i].ref.step_id, items[i].results);
 }
 
+/* The same; the children that are free now are the caller's to take or to release. */
+static void
+complete_holding_back(Completion *items, int n, StepRefs *children)
+{
+	hold_back_children(children);
+	PG_TRY();
+	{
+		complete_all(items, n);
+	}
+	PG_CATCH();
+	{
+		hold_back_children(NULL);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	hold_back_children(NULL);
+}
+
 static void
 array_elements(FunctionCallInfo fcinfo, int arg, Oid type, int length, bool byval, char align,
 			   Datum **elements, bool **nulls, int *n)
@@ -298,7 +316,10 @@ tasker_complete_steps(PG_FUNCTION_ARGS)
 		read_claim(fcinfo, 4, &claim);
 	tasker_begin_srf(fcinfo);
 	tasker_enter(&section);
-	complete_all(items, n);
+	if (claims)
+		complete_holding_back(items, n, &claim.released);
+	else
+		complete_all(items, n);
 	for (int i = 0; i < n; i++)
 	{
 		Datum		row[CLAIM_COLUMNS] = {CStringGetTextDatum("refused"),
@@ -310,9 +331,9 @@ tasker_complete_steps(PG_FUNCTION_ARGS)
 		if (!items[i].done)
 			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, row, isnull);
 	}
-	tasker_leave(&section);
 	if (claims)
 		claim_and_wait(fcinfo, &claim, 0);
+	tasker_leave(&section);
 	return (Datum) 0;
 }
 
