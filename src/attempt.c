@@ -256,11 +256,16 @@ call_protected(BatchStep *step, BatchRunner *runner, MemoryContext context)
 	PG_END_TRY();
 }
 
-/* A mean that follows changes: the last few runs count most. */
+/*
+ * A mean that follows changes. The first run counts little, since most of it is
+ * often compiling and planning, and no single one counts for much: on a busy
+ * machine any may be interrupted.
+ */
 static void
 note_duration(Handler *handler, double ms)
 {
-	handler->mean_ms = handler->mean_ms < 0 ? ms : (handler->mean_ms + ms) / 2;
+	handler->mean_ms = handler->mean_ms < 0 ? ms / 4 :
+		(handler->mean_ms * 7 + Min(ms, 4 * SLOW_MS)) / 8;
 }
 
 /*

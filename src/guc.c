@@ -8,7 +8,7 @@
 
 bool		tasker_allow_superuser_steps = false;
 int			tasker_batch_interval = 50;
-int			tasker_batch_size = 500;
+int			tasker_batch_size = 2000;
 bool		tasker_enabled = true;
 int			tasker_executor_idle_timeout = 60;
 int			tasker_max_context_size = 1024;
@@ -38,7 +38,7 @@ tasker_guc_init(void)
 	DefineCustomIntVariable("tasker.batch_size",
 							"How many steps an executor runs before it commits.",
 							"1 commits every step for itself.",
-							&tasker_batch_size, 500, 1, 10000,
+							&tasker_batch_size, 2000, 1, 10000,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 
 	DefineCustomBoolVariable("tasker.enabled",
