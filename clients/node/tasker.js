@@ -15,7 +15,7 @@
  */
 const os = require('node:os');
 const { setTimeout: wait } = require('node:timers/promises');
-const { Pool } = require('pg');
+const { Client, Pool } = require('pg');
 const STALE_LEASE = 'TK420';
 const WAIT = '1 s';
 /* What another try, or another connection, may mend; any failure without an SQLSTATE is the network's. */
@@ -93,6 +93,11 @@ function isTransient(error) {
   if (state) return TRANSIENT_CLASSES.has(state.slice(0, 2)) || state === READ_ONLY;
   return !(error instanceof Stopped || error instanceof TypeError || error instanceof RangeError ||
     error instanceof ReferenceError || error instanceof SyntaxError);
+}
+
+async function refuseStandby(client) {
+  const { rows } = await client.query('SELECT pg_catalog.pg_is_in_recovery() AS standby');
+  if (rows[0].standby) throw new Error(`${client.host} is a standby`);
 }
 
 /* Text as the server takes it: no NUL, no half of a surrogate pair, not endless. */
@@ -206,6 +211,8 @@ class Worker {
   #waiters = new Set();
   #pool;
   #ownPool;
+  #servers; /* connection strings, of which the next connection is to the #server-th */
+  #server = 0;
 
   constructor({ connectionString, pool, queues, concurrency = 1, batch = 1, lease = null, name = null, drain = 30,
     log = stderrLog } = {}) {
@@ -226,9 +233,13 @@ class Worker {
     this.capacity = Math.max(concurrency, batch);
     const connections = concurrency + 3;
     this.#ownPool = !pool;
+    this.#servers = [connectionString].flat();
+    const nextServer = () => this.#servers[this.#server % this.#servers.length];
     this.#pool = pool ?? new Pool({
-      connectionString, max: connections, application_name: this.name.slice(0, 63), keepAlive: true,
+      max: connections, application_name: this.name.slice(0, 63), keepAlive: true,
       keepAliveInitialDelayMillis: 10000, connectionTimeoutMillis: 10000,
+      Client: class extends Client { constructor(rest) { super({ ...rest, connectionString: nextServer() }); } },
+      onConnect: this.#servers.length > 1 ? refuseStandby : undefined,
     });
     if (pool && (pool.options?.max ?? connections) < connections) {
       log.warn(`${this.name}: the pool has ${pool.options.max} connections, up to ${connections} are used`);
@@ -583,10 +594,12 @@ class Worker {
   /* work(), until no failure of the connection or the server interferes. */
   async #retrying(work, patient) {
     for (let delay = 50; ; delay = Math.min(delay * 2, 5000)) {
+      const server = this.#server;
       try {
         return await work();
       } catch (error) {
         if (!isTransient(error)) throw error;
+        if (this.#server === server) this.#server += 1;
         const pause = delay * (0.5 + Math.random());
         const message = textOf(error.message || error.code || error);
         this.log.warn(`${this.name}: connection failed, next try in ${(pause / 1000).toFixed(1)} s: ${message}`);

@@ -214,8 +214,9 @@ class _Link:
                     delay = min(delay * random.uniform(1.5, 2.5), 5.0)
 
     def query(self, sql: str, arguments: Sequence[Any]) -> List[Tuple[Any, ...]]:
-        """The rows of one statement, whatever rows the program's own connections make."""
-        return self.call(lambda connection: connection.cursor(row_factory=tuple_row).execute(sql, arguments).fetchall())
+        """The rows of one statement, whatever rows the program's own connections make, and prepare."""
+        return self.call(lambda connection: connection.cursor(row_factory=tuple_row).execute(
+            sql, arguments, prepare=False).fetchall())
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
@@ -510,7 +511,7 @@ class Worker:
                 results = self._json(handler(step, connection))
                 step._state = "reporting"  # a heartbeat would wait for this transaction
                 try:
-                    connection.execute(COMPLETE, (*step._key, results))
+                    connection.execute(COMPLETE, (*step._key, results), prepare=False)
                 except psycopg.Error as error:
                     self._refused(step, error)
                     raise
