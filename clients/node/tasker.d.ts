@@ -68,8 +68,8 @@ export interface Log {
 }
 
 export interface WorkerOptions {
-  /** Default: as PGHOST, PGDATABASE and the like say. */
-  connectionString?: string;
+  /** Default: as PGHOST, PGDATABASE and the like say. Of several servers the one that is no standby is used. */
+  connectionString?: string | string[];
   /** In its place: the program's own, with room for concurrency + 3 connections. */
   pool?: Pool;
   /** Names of the queues to claim from. */
@@ -101,6 +101,9 @@ export class Worker {
   run(): Promise<void>;
   /** Starts to work and returns. Once per Worker. */
   start(): void;
-  /** Drains: running handlers finish within `drain`, other claimed steps are given back. Rejects as run() does. */
+  /**
+   * Drains: running handlers finish within `drain`, other claimed steps are given back. Rejects as run() does.
+   * A handler may call it, but not await it.
+   */
   stop(): Promise<void>;
 }

@@ -23,6 +23,7 @@ const TRANSIENT_CLASSES = new Set(['08', '28', '3D', '40', '53', '55', '57', '58
 const READ_ONLY = '25006'; /* a standby that may be promoted */
 const NOT_USABLE = new Set(['42501', '42883', '3F000']);
 const UNKNOWN_STEP_DELAY = 10; /* seconds that a step without a handler here stays away */
+const LONGEST_DELAY = 30 * 86400; /* that the server takes */
 const LONGEST_TEXT = 4000;
 const LONGEST_TIMER = 0x7fffffff;
 /* In characters: what no message to the server can hold, and what one call takes of several results. */
@@ -34,18 +35,15 @@ const CALL_TIMEOUT = 60000; /* a connection that does not answer for so long is 
 const COLUMNS = `c.task_id, c.step_id, c.lease, c.name, c.queue, c.attempt, c.max_attempts, c.input,
   c.idempotency_key, c.checkpoint, extract(epoch FROM c.lease_expires_at - clock_timestamp())`;
 const CLAIM = `SELECT ${COLUMNS}
-  FROM tasker.claim_steps(queues => $1::text[], worker => $2::text, max_steps => $3::int, lease => $4::interval,
-    wait => $5::interval) AS c`;
+  FROM tasker.claim_steps(queues => $1, worker => $2, max_steps => $3, lease => $4, wait => $5) AS c`;
 const COMPLETE_MANY = `SELECT c.outcome, ${COLUMNS}
-  FROM tasker.complete_steps(task_ids => $1::bigint[], step_ids => $2::int[], leases => $3::uuid[],
-    results => $4::text[]::jsonb[], queues => $5::text[], worker => $6::text, max_steps => $7::int,
-    lease => $8::interval) AS c`;
-const COMPLETE = 'SELECT tasker.complete_step($1::bigint, $2::int, $3::uuid, $4::text::jsonb)';
-const FAIL = `SELECT tasker.fail_step($1::bigint, $2::int, $3::uuid, error => $4::text::jsonb,
-  retryable => $5::boolean, retry_after => $6::interval)`;
-const HEARTBEAT = `SELECT extract(epoch FROM tasker.heartbeat($1::bigint, $2::int, $3::uuid, extend => $4::interval,
-  checkpoint => $5::text::jsonb) - clock_timestamp())`;
-const RELEASE = 'SELECT tasker.release_step($1::bigint, $2::int, $3::uuid, delay => $4::interval)';
+  FROM tasker.complete_steps(task_ids => $1, step_ids => $2, leases => $3, results => $4::text[]::jsonb[],
+    queues => $5, worker => $6, max_steps => $7, lease => $8) AS c`;
+const COMPLETE = 'SELECT tasker.complete_step($1, $2, $3, results => $4)';
+const FAIL = 'SELECT tasker.fail_step($1, $2, $3, error => $4, retryable => $5, retry_after => $6)';
+const HEARTBEAT = `SELECT extract(epoch FROM
+  tasker.heartbeat($1, $2, $3, extend => $4, checkpoint => $5) - clock_timestamp())`;
+const RELEASE = 'SELECT tasker.release_step($1, $2, $3, delay => $4)';
 
 const ignore = () => {};
 
@@ -59,7 +57,7 @@ class DoNotRetry extends Error {}
 class RetryAfter extends Error {
   constructor(seconds, message, options) {
     super(message || `to be tried again after ${seconds} s`, options);
-    this.seconds = checkSeconds('the delay of RetryAfter', seconds, 0);
+    this.seconds = Math.min(checkSeconds('the delay of RetryAfter', seconds, 0), LONGEST_DELAY);
   }
 }
 
@@ -245,7 +243,7 @@ class Worker {
       log.warn(`${this.name}: the pool has ${pool.options.max} connections, up to ${connections} are used`);
     }
     /* An idle connection that breaks: the pool drops it. */
-    if (this.#ownPool) this.#pool.on('error', (error) => log.info(`${this.name}: connection lost: ${error.message}`));
+    this.#pool.on('error', (error) => log.info(`${this.name}: connection lost: ${error.message}`));
   }
 
   /* ---- what a program calls ------------------------------------------------ */
@@ -501,6 +499,7 @@ class Worker {
     let broken;
     try {
       const results = toJson(await handler(step, client));
+      if (client.getTransactionStatus?.() === 'I') throw new DoNotRetry('the handler ended its transaction');
       step._state = 'reporting'; /* a heartbeat would wait for this transaction */
       await client.query(COMPLETE, [...step._key, results]).catch((error) => {
         /* Results that the server does not take would be the same the next time. */

@@ -51,24 +51,22 @@ STALE_LEASE = "TK420"
 READ_ONLY = "25006"  # says a standby: another connection may be to the primary
 WAIT = timedelta(seconds=1)
 UNKNOWN_STEP_DELAY = timedelta(seconds=10)  # stays away a step that this worker has no handler for
+LONGEST_DELAY = timedelta(days=30)  # that the server takes
 LONGEST_TEXT = 4000
 
 # The lease's length is the server's clock's: this machine's may be wrong.
 COLUMNS = """c.task_id, c.step_id, c.lease, c.name, c.queue, c.attempt, c.max_attempts, c.input, c.idempotency_key,
     c.checkpoint, extract(epoch FROM c.lease_expires_at - clock_timestamp())::float8"""
 CLAIM = f"""SELECT {COLUMNS}
-    FROM tasker.claim_steps(queues => %s::text[], worker => %s, max_steps => %s::int, lease => %s::interval,
-        wait => %s::interval) AS c"""
+    FROM tasker.claim_steps(queues => %s::text[], worker => %s, max_steps => %s, lease => %s, wait => %s) AS c"""
 COMPLETE_MANY = f"""SELECT c.outcome, {COLUMNS}
     FROM tasker.complete_steps(task_ids => %s::bigint[], step_ids => %s::int[], leases => %s::uuid[],
-        results => %s::text[]::jsonb[], queues => %s::text[], worker => %s, max_steps => %s::int,
-        lease => %s::interval) AS c"""
-COMPLETE = "SELECT tasker.complete_step(%s::bigint, %s::int, %s::uuid, %s::text::jsonb)"
-FAIL = """SELECT tasker.fail_step(%s::bigint, %s::int, %s::uuid, error => %s::text::jsonb,
-    retryable => %s::boolean, retry_after => %s::interval)"""
-HEARTBEAT = """SELECT extract(epoch FROM tasker.heartbeat(%s::bigint, %s::int, %s::uuid, extend => %s::interval,
-    checkpoint => %s::text::jsonb) - clock_timestamp())::float8"""
-RELEASE = "SELECT tasker.release_step(%s::bigint, %s::int, %s::uuid, delay => %s::interval)"
+        results => %s::text[]::jsonb[], queues => %s::text[], worker => %s, max_steps => %s, lease => %s) AS c"""
+COMPLETE = "SELECT tasker.complete_step(%s, %s, %s, results => %s)"
+FAIL = "SELECT tasker.fail_step(%s, %s, %s, error => %s, retryable => %s, retry_after => %s)"
+HEARTBEAT = """SELECT extract(epoch FROM
+    tasker.heartbeat(%s, %s, %s, extend => %s, checkpoint => %s) - clock_timestamp())::float8"""
+RELEASE = "SELECT tasker.release_step(%s, %s, %s, delay => %s)"
 
 
 class DoNotRetry(Exception):
@@ -79,7 +77,7 @@ class RetryAfter(Exception):
     """Raised by a handler: the step fails, and is tried again after `seconds`."""
 
     def __init__(self, seconds: Duration, message: str = "") -> None:
-        self.delay = as_interval(seconds)
+        self.delay = min(max(as_interval(seconds), timedelta(0)), LONGEST_DELAY)
         super().__init__(message or f"to be tried again after {self.delay.total_seconds():g} s")
 
 
@@ -336,8 +334,13 @@ class Worker:
             thread.start()
 
     def stop(self) -> None:
-        """Drains: running handlers finish within `drain`, other claimed steps are given back. Raises as run()."""
+        """Drains: running handlers finish within `drain`, other claimed steps are given back. Raises as run().
+
+        Called by a handler, it only begins to: the handler is one of those that finish.
+        """
         self._begin_stop()
+        if threading.current_thread() in self._threads:
+            return
         for thread in self._threads:
             thread.join(max(0.1, self._deadline - time.monotonic()))
         self._finish()
@@ -499,7 +502,7 @@ class Worker:
         except RetryAfter as error:
             return _Report(step, FAIL, (describe(error), True, error.delay))
         except BaseException as error:  # SystemExit too: a handler does not end the worker
-            log.warning("%s: %s failed: %s: %s", self.name, step, type(error).__name__, error)
+            log.warning("%s: %s failed", self.name, step, exc_info=True)
             return _Report(step, FAIL, (describe(error), True, None))
 
     def _transaction(self, step: Step, handler: Handler, link: _Link) -> None:

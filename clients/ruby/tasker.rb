@@ -45,7 +45,7 @@ module Tasker
     attr_reader :seconds
 
     def initialize(seconds, message = nil)
-      @seconds = [[Float(seconds), 0.0].max, 31_536_000.0].min # what the server takes
+      @seconds = [[Float(seconds), 0.0].max, 2_592_000.0].min # 30 days: what the server takes
       super(message || "to be tried again after #{seconds} s")
     end
   end

@@ -19,7 +19,7 @@ the step's name (of the context c they take what is named):
   patient     heartbeat() every 50 ms until the lease is lost, then prints {"lost": id of the task}
               and lets the client's exception pass
   error       c.mode "retry": attempt 1 raises an ordinary error with the text c.text; "never": raises
-              DoNotRetry with c.text; "after": attempt 1 raises RetryAfter(1, c.text); "nul": returns
+              DoNotRetry with c.text; "after": attempt 1 raises RetryAfter(c.delay, c.text); "nul": returns
               a string with the character U+0000; "large": returns a string of c.size letters;
               "recursive": returns what can not be JSON; otherwise, and in other attempts, it returns
               {"attempt": attempt}
@@ -83,9 +83,11 @@ def errors(session):
     retry, never, nul, large, recursive = create(session, name, [
         {'mode': 'retry', 'text': text}, {'mode': 'never', 'text': text}, {'mode': 'nul'},
         {'mode': 'large', 'size': 40000000}, {'mode': 'recursive'}])
-    after = create(session, slow, [{'mode': 'after', 'text': text}])[0]
+    after, never_after = create(session, slow, [{'mode': 'after', 'text': text, 'delay': d} for d in (1, 1e9)])
     kept = create(session, checkpoint, [{'row': "7'\"\\ü"}])[0]
     with Worker('errors', batch=10) as w, Worker('errors slow') as other:
+        until(lambda: step_of(session, never_after)['state'] == 'waiting_for_retry')
+        session.query('SELECT tasker.cancel_task(%d)' % never_after)
         until(lambda: all(done(session, n)() for n in (name, slow, checkpoint)))
         step = step_of(session, retry)
         tap.ok((step['state'], step['attempts'], step['results']) == ('complete', 2, {'attempt': 2}),
@@ -97,6 +99,9 @@ def errors(session):
         gap = retry_gap(session, after)
         tap.ok((step['state'], step['attempts']) == ('complete', 2) and gap >= 0.9,
                'RetryAfter takes the place of the backoff', [step, gap] + other.output())
+        step = step_of(session, never_after)
+        tap.ok((step['state'], step['attempts'], other.drain()) == ('cancelled', 1, 0),
+               'one that is longer than the server allows does the worker no harm', [step] + other.output())
         for task, what in ((nul, 'that jsonb can not hold'), (large, 'that are too large'),
                            (recursive, 'that are not JSON')):
             step = step_of(session, task)
@@ -186,7 +191,7 @@ def clock(session):
         after = one_step(session, 'error', queue, retry=dict(FAST, base='1 h', max_attempts=3))
         w = Worker(queue, lease=0.6, env={'LD_PRELOAD': library, 'WRONG_CLOCK': str(wrong_by)})
         workers.append((what, w, long, create(session, long, [{'seconds': 2}])[0],
-                        after, create(session, after, [{'mode': 'after', 'text': 'a moment'}])[0]))
+                        after, create(session, after, [{'mode': 'after', 'text': 'a moment', 'delay': 1}])[0]))
     for what, w, long, long_task, after, after_task in workers:
         until(lambda: done(session, long)() and done(session, after)())
     statuses = drain_all([entry[1] for entry in workers])
@@ -234,6 +239,8 @@ def run(scenarios, *arguments):
 def main():
     if len(sys.argv) < 2:
         sys.exit(__doc__)
+    # Workers and servers of our own end with us.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     with Session('postgres') as admin:
         admin.query('SET client_min_messages = warning')
         admin.query('DROP DATABASE IF EXISTS %s WITH (FORCE)' % DATABASE)

@@ -134,6 +134,8 @@ def one_step(session, step, queue, **more):
 
 
 def count(session, condition):
+    # The tables may have grown too quickly for autovacuum to have told the planner.
+    session.query('ANALYZE tasker.tasks, tasker.workflow_steps')
     return int(session.value('SELECT count(*) FROM tasker.task_status t JOIN tasker.step_status s USING (task_id) '
                              'WHERE ' + condition))
 
