@@ -9,6 +9,11 @@ CREATE FUNCTION tasker.may_see_owner(owner int) RETURNS boolean
 COMMENT ON FUNCTION tasker.may_see_owner(int) IS
 'Whether the current role may see what belongs to the owner (an owners.owner_id). Example: SELECT tasker.may_see_owner(owner) FROM tasker.tasks;';
 
+CREATE FUNCTION tasker.may_serve_owner(owner int) RETURNS boolean
+	AS 'MODULE_PATHNAME', 'tasker_may_serve_owner' LANGUAGE C STABLE STRICT LEAKPROOF PARALLEL RESTRICTED;
+COMMENT ON FUNCTION tasker.may_serve_owner(int) IS
+'Whether the current role may see what belongs to the owner, or work for it. Example: SELECT tasker.may_serve_owner(owner) FROM tasker.tasks;';
+
 CREATE FUNCTION tasker.may_see_task(task_id bigint) RETURNS boolean
 	AS 'MODULE_PATHNAME', 'tasker_may_see_task' LANGUAGE C STABLE STRICT LEAKPROOF PARALLEL RESTRICTED;
 COMMENT ON FUNCTION tasker.may_see_task(bigint) IS

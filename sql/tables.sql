@@ -23,9 +23,16 @@ COMMENT ON TABLE tasker.task_namespaces IS 'Names under which named tasks live; 
 CREATE TABLE tasker.queues (
 	queue_id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
 	name text NOT NULL UNIQUE,
-	created_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+	description text,
+	notify boolean NOT NULL DEFAULT false,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	paused_at timestamptz,
+	paused_by text,
+	pause_reason text
 );
-COMMENT ON TABLE tasker.queues IS 'Queues that external workers claim steps from; made on first use by define_task.';
+COMMENT ON TABLE tasker.queues IS 'Queues that external workers claim steps from; made on first use by define_task, or by create_queue.';
+COMMENT ON COLUMN tasker.queues.notify IS 'Whether sessions that LISTEN to tasker_queue are told when it gets steps; the payload is its name.';
+COMMENT ON COLUMN tasker.queues.paused_at IS 'Since when nothing is claimed from it; null if it is not paused.';
 
 CREATE TABLE tasker.named_tasks (
 	named_task_id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -103,10 +110,12 @@ CREATE TABLE tasker.tasks (
 	tags jsonb,
 	initiator text,
 	source_system text,
-	reason text
+	reason text,
+	traceparent text
 ) WITH (fillfactor = 85);
 COMMENT ON TABLE tasker.tasks IS 'Runs of named tasks. Written by triggers and API functions; any change of state is checked and recorded.';
 COMMENT ON COLUMN tasker.tasks.owner IS 'owners.owner_id of the role that submitted it and as which its steps run.';
+COMMENT ON COLUMN tasker.tasks.traceparent IS 'The W3C trace context that it was created in, if its creator gave one.';
 COMMENT ON COLUMN tasker.tasks.blocked IS 'Some step went to error or was cancelled: whether the task can go on is looked at whenever another of its steps ends.';
 
 CREATE TABLE tasker.idempotency_keys (
@@ -193,6 +202,31 @@ CREATE TABLE tasker.timers (
 );
 COMMENT ON TABLE tasker.timers IS 'When the scheduler must look at which step (or, with step_id 0, at which task).';
 
+CREATE TABLE tasker.leases (
+	expires_at timestamptz NOT NULL,
+	task_id bigint NOT NULL,
+	step_id int NOT NULL,
+	task_ids bigint[] NOT NULL,
+	step_ids int[] NOT NULL,
+	PRIMARY KEY (expires_at, task_id, step_id)
+);
+COMMENT ON TABLE tasker.leases IS 'When the scheduler must look whether the leases of which claimed steps ran out: a row a claim, not one a step.';
+COMMENT ON COLUMN tasker.leases.task_id IS 'With step_id the first of the steps, to tell rows apart.';
+
+-- -------------------------------------------------------------------- workers
+CREATE TABLE tasker.workers (
+	role_name name NOT NULL,
+	worker text NOT NULL,
+	queues text[] NOT NULL,
+	metadata jsonb NOT NULL,
+	registered_at timestamptz NOT NULL,
+	last_seen_at timestamptz NOT NULL,
+	PRIMARY KEY (role_name, worker)
+) WITH (fillfactor = 50);
+-- Not for the dump: the workers of the original are not the copy's.
+COMMENT ON TABLE tasker.workers IS 'External workers that registered: who they say they are, what they serve, when they last said so.';
+COMMENT ON COLUMN tasker.workers.metadata IS 'What the worker says of itself: host, process, version.';
+
 -- -------------------------------------------------------------------- history
 -- A ring of leaves, each truncated in turn; BRIN only, since rows of a task lie
 -- close together.
@@ -277,6 +311,7 @@ SELECT pg_catalog.pg_extension_config_dump('tasker.workflow_step_edges', '');
 SELECT pg_catalog.pg_extension_config_dump('tasker.workflow_step_results', '');
 SELECT pg_catalog.pg_extension_config_dump('tasker.ready_queue', '');
 SELECT pg_catalog.pg_extension_config_dump('tasker.timers', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.leases', '');
 SELECT pg_catalog.pg_extension_config_dump('tasker.task_transitions_0', '');
 SELECT pg_catalog.pg_extension_config_dump('tasker.task_transitions_1', '');
 SELECT pg_catalog.pg_extension_config_dump('tasker.task_transitions_2', '');

@@ -42,10 +42,10 @@ static TaskerQuery take_locked = {
 };
 
 static TaskerQuery read_tasks = {
-	.sql = "SELECT t.task_id, t.named_task_id, t.priority, t.context, t.correlation_id::text, t.tags "
+	.sql = "SELECT t.task_id, t.named_task_id, t.priority, t.context, t.correlation_id::text, t.tags, t.traceparent "
 	"FROM pg_catalog.unnest($1) AS c (task_id) JOIN tasker.tasks t ON t.task_id = c.task_id",
 	.args = {INT8ARRAYOID},
-	.columns = {INT8OID, INT4OID, INT4OID, JSONBOID, TEXTOID, JSONBOID},
+	.columns = {INT8OID, INT4OID, INT4OID, JSONBOID, TEXTOID, JSONBOID, TEXTOID},
 };
 
 static TaskerQuery read_parents = {
@@ -190,16 +190,20 @@ load_tasks(Batch *batch)
 			bool		isnull;
 			bool		no_correlation;
 			bool		no_tags;
+			bool		no_trace;
 			int64		task_id = DatumGetInt64(SPI_getbinval(tuple, desc, 1, &isnull));
 			TaskInput  *task = hash_search(batch->tasks, &task_id, HASH_FIND, NULL);
 			Datum		correlation = SPI_getbinval(tuple, desc, 5, &no_correlation);
 			Datum		tags = SPI_getbinval(tuple, desc, 6, &no_tags);
+			Datum		trace = SPI_getbinval(tuple, desc, 7, &no_trace);
 
+			task->correlation_id = no_correlation ? NULL : TextDatumGetCString(correlation);
+			task->traceparent = no_trace ? NULL : TextDatumGetCString(trace);
 			task->def = task_def(DatumGetInt32(SPI_getbinval(tuple, desc, 2, &isnull)));
 			task->document = task_document(task_id, task->def,
 										   DatumGetInt32(SPI_getbinval(tuple, desc, 3, &isnull)),
 										   DatumGetJsonbP(SPI_getbinval(tuple, desc, 4, &isnull)),
-										   no_correlation ? NULL : TextDatumGetCString(correlation),
+										   task->correlation_id,
 										   no_tags ? NULL : DatumGetJsonbP(tags));
 		}
 	}

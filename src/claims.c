@@ -76,9 +76,9 @@ static TaskerQuery take_merged = {
 };
 
 static TaskerQuery find_lanes = {
-	.sql = "SELECT queue_id FROM tasker.queues WHERE name = ANY ($1)",
+	.sql = "SELECT queue_id, paused_at IS NOT NULL FROM tasker.queues WHERE name = ANY ($1)",
 	.args = {TEXTARRAYOID},
-	.columns = {INT4OID},
+	.columns = {INT4OID, BOOLOID},
 };
 
 static TaskerQuery begin_attempts = {
@@ -128,6 +128,12 @@ read_claim(FunctionCallInfo fcinfo, int arg, Claim *claim)
 				 errhint("For example: claim_steps('{payments}', 'worker-1', 10).")));
 	claim->queues = PG_GETARG_DATUM(arg);
 	claim->worker = PG_GETARG_TEXT_PP(arg + 1);
+	if (VARSIZE_ANY_EXHDR(claim->worker) < 1 || VARSIZE_ANY_EXHDR(claim->worker) > TASKER_MAX_NAME)
+		ereport(ERROR,
+				(errcode(ERRCODE_TASKER_BAD_ARGUMENT),
+				 errmsg("the name of a worker has from 1 to %d bytes", TASKER_MAX_NAME),
+				 errdetail("It has %d.", (int) VARSIZE_ANY_EXHDR(claim->worker)),
+				 errhint("Any text will do that tells workers apart, such as host and process.")));
 	claim->limit = PG_GETARG_INT32(arg + 2);
 	if (claim->limit < 1 || claim->limit > MAX_CLAIM)
 		ereport(ERROR,
@@ -284,8 +290,8 @@ claim_once(FunctionCallInfo fcinfo, const Claim *claim, int first)
 	for (int i = 0; i < batch->nwave; i++)
 	{
 		BatchStep  *step = batch->wave[i];
-		Datum		row[12];
-		bool		isnull[12] = {false};
+		Datum		row[CLAIM_COLUMNS];
+		bool		isnull[CLAIM_COLUMNS] = {false};
 		char	   *key = psprintf(INT64_FORMAT ":%d", step->key.task_id, step->key.step_id);
 
 		row[0] = CStringGetTextDatum("claimed");
@@ -302,12 +308,62 @@ claim_once(FunctionCallInfo fcinfo, const Claim *claim, int first)
 		row[10] = ends[i];
 		row[11] = JsonbPGetDatum(checkpoints[i]);
 		isnull[11] = checkpoints[i] == NULL;
+		row[12] = TimestampTzGetDatum(now + (TimestampTz) step->def->timeout_ms * 1000);
+		isnull[12] = step->def->timeout_ms == 0;
+		row[13] = CStringGetTextDatum(step_traceparent(step->task));
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, row + first, isnull + first);
 	}
 	n = batch->nwave;
 	MemoryContextSwitchTo(old_context);
 	MemoryContextDelete(batch->context);
 	return n;
+}
+
+/* Which queues there are of those that the claim names, and which are not paused. */
+static void
+look_up_queues(Claim *claim)
+{
+	DatumList	lanes;
+	uint64		n = tasker_run(&find_lanes, &claim->queues, NULL);
+
+	datum_list_init(&lanes, INT4OID);
+	claim->nqueues = (int) n;
+	for (uint64 row = 0; row < n; row++)
+	{
+		Datum		queue_id = tasker_value_notnull(row, 1);
+
+		if (row < TASKER_WAITER_LANES)
+			claim->queue_ids[row] = DatumGetInt32(queue_id);
+		if (!DatumGetBool(tasker_value_notnull(row, 2)))
+			datum_list_add(&lanes, queue_id);
+		queue_served(DatumGetInt32(queue_id));
+	}
+	claim->lanes = datum_list_array(&lanes);
+	claim->nlanes = lanes.length;
+}
+
+/* Claim until there is something, or the time is over. */
+static void
+claim_or_wait(FunctionCallInfo fcinfo, Claim *claim, int first)
+{
+	TimestampTz begun = GetCurrentTimestamp();
+	bool		woken = begin_waiting(claim->queue_ids, claim->nqueues);
+
+	for (;;)
+	{
+		long		left;
+
+		ResetLatch(MyLatch);
+		if (claim_once(fcinfo, claim, first) > 0)
+			break;
+		left = claim->wait_ms - (long) ((GetCurrentTimestamp() - begun) / 1000);
+		if (left <= 0)
+			break;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 woken ? left : Min(left, LOOK_AGAIN_MS), PG_WAIT_EXTENSION);
+		CHECK_FOR_INTERRUPTS();
+		look_up_queues(claim);
+	}
 }
 
 /*
@@ -317,54 +373,28 @@ claim_once(FunctionCallInfo fcinfo, const Claim *claim, int first)
 void
 claim_and_wait(FunctionCallInfo fcinfo, Claim *claim, int first)
 {
-	TimestampTz begun = GetCurrentTimestamp();
 	TaskerSection section;
-	DatumList	lanes;
-	int			ids[TASKER_WAITER_LANES] = {0};
-	Datum		queues[1] = {claim->queues};
-	uint64		n;
 
 	tasker_enter(&section);
 	claim->owner = (Datum) 0;
 	claim->no_owner = scope(&claim->owner);
-	n = tasker_run(&find_lanes, queues, NULL);
-	datum_list_init(&lanes, INT4OID);
-	for (uint64 row = 0; row < n; row++)
+	look_up_queues(claim);
+	if (claim->wait_ms == 0)
+		(void) claim_once(fcinfo, claim, first);
+	else
 	{
-		if (row < TASKER_WAITER_LANES)
-			ids[row] = DatumGetInt32(tasker_value_notnull(row, 1));
-		datum_list_add(&lanes, tasker_value_notnull(row, 1));
-	}
-	claim->lanes = datum_list_array(&lanes);
-	claim->nlanes = lanes.length;
-	PG_TRY();
-	{
-		bool		waits = claim->wait_ms > 0;
-		bool		woken = waits && begin_waiting(ids, lanes.length);
-
-		for (;;)
+		PG_TRY();
 		{
-			long		left;
-
-			if (waits)
-				ResetLatch(MyLatch);
-			if (claim_once(fcinfo, claim, first) > 0 || !waits)
-				break;
-			left = claim->wait_ms - (long) ((GetCurrentTimestamp() - begun) / 1000);
-			if (left <= 0)
-				break;
-			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-							 woken ? left : Min(left, LOOK_AGAIN_MS), PG_WAIT_EXTENSION);
-			CHECK_FOR_INTERRUPTS();
+			claim_or_wait(fcinfo, claim, first);
 		}
-	}
-	PG_CATCH();
-	{
+		PG_CATCH();
+		{
+			end_waiting();
+			PG_RE_THROW();
+		}
+		PG_END_TRY();
 		end_waiting();
-		PG_RE_THROW();
 	}
-	PG_END_TRY();
-	end_waiting();
 	tasker_leave(&section);
 }
 

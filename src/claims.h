@@ -6,6 +6,10 @@
 #define TASKER_CLAIMS_H
 
 #include "batch_state.h"
+#include "shared.h"
+
+/* What complete_steps returns a row of; claim_steps all but the first column. */
+#define CLAIM_COLUMNS	14
 
 /* What a claim asks for. */
 typedef struct Claim
@@ -15,7 +19,10 @@ typedef struct Claim
 	int			limit;
 	double		lease;			/* seconds; below 0: each step's own */
 	long		wait_ms;
-	Datum		lanes;			/* int[], of the queues that there are */
+	int			queue_ids[TASKER_WAITER_LANES]; /* of the queues that there
+												 * are, the first of them */
+	int			nqueues;
+	Datum		lanes;			/* int[], of those that are not paused */
 	int			nlanes;
 	Datum		owner;			/* whose steps, if ... */
 	char		no_owner;		/* ... this is ' '; 'n' for everybody's */

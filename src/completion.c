@@ -301,10 +301,12 @@ tasker_complete_steps(PG_FUNCTION_ARGS)
 	complete_all(items, n);
 	for (int i = 0; i < n; i++)
 	{
-		Datum		row[12] = {CStringGetTextDatum("refused"), Int64GetDatum(items[i].ref.task_id),
-		Int32GetDatum(items[i].ref.step_id)};
-		bool		isnull[12] = {false, false, false, true, true, true, true, true, true, true, true, true};
+		Datum		row[CLAIM_COLUMNS] = {CStringGetTextDatum("refused"),
+		Int64GetDatum(items[i].ref.task_id), Int32GetDatum(items[i].ref.step_id)};
+		bool		isnull[CLAIM_COLUMNS];
 
+		for (int c = 0; c < CLAIM_COLUMNS; c++)
+			isnull[c] = c > 2;
 		if (!items[i].done)
 			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, row, isnull);
 	}

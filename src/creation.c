@@ -19,6 +19,7 @@
 
 #define MAX_PRIORITY			1000000
 #define MAX_KEY_BYTES			1024
+#define COMMON					6
 
 /* A version of a named task, as far as creation needs it. */
 typedef struct Template
@@ -38,9 +39,9 @@ typedef struct Request
 	DatumList	keys;			/* empty: without */
 	int			priority;
 	TimestampTz start_at;		/* 0: at once */
-	Datum		common[5];		/* correlation_id, tags, initiator,
-								 * source_system, reason */
-	bool		common_null[5];
+	Datum		common[COMMON]; /* correlation_id, tags, initiator,
+								 * source_system, reason, traceparent */
+	bool		common_null[COMMON];
 } Request;
 
 static TaskerQuery find_template = {
@@ -82,12 +83,12 @@ static TaskerQuery different_tasks = {
 
 static TaskerQuery insert_tasks = {
 	.sql = "INSERT INTO tasker.tasks (task_id, requested_at, start_at, named_task_id, owner, priority, state, context, "
-	"correlation_id, tags, initiator, source_system, reason) "
+	"correlation_id, tags, initiator, source_system, reason, traceparent) "
 	"SELECT c.task_id, $3, $4, $5, $6, $7, 'pending', c.context, "
-	"COALESCE($8, pg_catalog.gen_random_uuid()), $9, $10, $11, $12 "
+	"COALESCE($8, pg_catalog.gen_random_uuid()), $9, $10, $11, $12, $13 "
 	"FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS c (task_id, context)",
 	.args = {INT8ARRAYOID, JSONBARRAYOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID, INT4OID, INT4OID,
-	UUIDOID, JSONBOID, TEXTOID, TEXTOID, TEXTOID},
+	UUIDOID, JSONBOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID},
 };
 
 /* $5, when not null, is a start time still to come. */
@@ -263,6 +264,24 @@ check_key(Datum key)
 				 errhint("Use a hash of what makes the task the same.")));
 }
 
+/* W3C Trace Context, version 00: neither id is all zeros. */
+static void
+check_traceparent(const char *text)
+{
+	static const char form[] = "00-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx-xxxxxxxxxxxxxxxx-xx";
+	bool		valid = strlen(text) == strlen(form);
+
+	for (int i = 0; valid && form[i] != '\0'; i++)
+		valid = form[i] == 'x' ? strchr("0123456789abcdef", text[i]) != NULL : text[i] == form[i];
+
+	if (!valid || strspn(&text[3], "0") == 32 || strspn(&text[36], "0") == 16)
+		ereport(ERROR,
+				(errcode(ERRCODE_TASKER_BAD_ARGUMENT),
+				 errmsg("the traceparent of a task is not one"),
+				 errdetail("It is \"%s\".", text),
+				 errhint("Its form is %s, x being hexadecimal digits in lower case.", form)));
+}
+
 static void
 check_request(Request *request)
 {
@@ -281,6 +300,8 @@ check_request(Request *request)
 				 errmsg("the priority of a task must be from -%d to %d", MAX_PRIORITY, MAX_PRIORITY),
 				 errdetail("It is %d.", request->priority),
 				 errhint("0 is the usual priority; a higher one goes first.")));
+	if (!request->common_null[COMMON - 1])
+		check_traceparent(TextDatumGetCString(request->common[COMMON - 1]));
 	for (int i = 0; i < request->n; i++)
 		check_context(request->contexts.values[i]);
 	for (int i = 0; i < request->keys.length; i++)
@@ -363,8 +384,8 @@ insert_all(Request *request, const Template *template, int owner, DatumList *ids
 	TimestampTz now = tasker_now();
 	bool		later = request->start_at > now;
 	Datum		id_array = datum_list_array(ids);
-	Datum		values[12];
-	char		nulls[13] = "            ";
+	Datum		values[7 + COMMON];
+	char		nulls[8 + COMMON] = "             ";
 
 	values[0] = id_array;
 	values[1] = datum_list_array(contexts);
@@ -374,7 +395,7 @@ insert_all(Request *request, const Template *template, int owner, DatumList *ids
 	values[4] = Int32GetDatum(template->named_task_id);
 	values[5] = Int32GetDatum(owner);
 	values[6] = Int32GetDatum(request->priority);
-	for (int i = 0; i < 5; i++)
+	for (int i = 0; i < COMMON; i++)
 	{
 		values[7 + i] = request->common[i];
 		nulls[7 + i] = request->common_null[i] ? 'n' : ' ';
@@ -462,9 +483,9 @@ read_request(FunctionCallInfo fcinfo, Request *request)
 				 errdetail("It is infinite."),
 				 errhint("Leave it out to start at once.")));
 	/* correlation_id comes last in the call, first in the statement */
-	for (int i = 0; i < 5; i++)
+	for (int i = 0; i < COMMON; i++)
 	{
-		int			arg = i == 0 ? 11 : 6 + i;
+		int			arg = i == 0 ? 11 : i == 5 ? 12 : 6 + i;
 
 		request->common_null[i] = PG_ARGISNULL(arg);
 		request->common[i] = PG_ARGISNULL(arg) ? (Datum) 0 : PG_GETARG_DATUM(arg);
@@ -504,8 +525,8 @@ PG_FUNCTION_INFO_V1(tasker_create_task);
 PG_FUNCTION_INFO_V1(tasker_create_tasks);
 PG_FUNCTION_INFO_V1(tasker_next_task_id);
 
-/* create_task(name, context, namespace, version, priority, start_at,
- *			   idempotency_key, tags, initiator, source_system, reason, correlation_id) */
+/* create_task(name, context, namespace, version, priority, start_at, idempotency_key,
+ *			   tags, initiator, source_system, reason, correlation_id, traceparent) */
 Datum
 tasker_create_task(PG_FUNCTION_ARGS)
 {

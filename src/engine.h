@@ -71,9 +71,30 @@ extern void record_task_history(DatumList *tasks, DatumList *from, DatumList *to
 extern void history_set_note(Jsonb *note);
 extern Jsonb *history_note(void);
 
+/* ------------------------------------------------------------ leases.c */
+
+/* When a claimed step's lease ends. */
+typedef struct LeaseEnd
+{
+	TimestampTz end;
+	StepRef		ref;
+} LeaseEnd;
+
+/* A growing list of them; all zero is an empty one. */
+typedef struct LeaseEnds
+{
+	LeaseEnd   *items;
+	int			length;
+	int			space;
+} LeaseEnds;
+
+extern void lease_ends_add(LeaseEnds *ends, TimestampTz end, int64 task_id, int step_id);
+extern void insert_lease_ends(LeaseEnds *ends);
+extern int	expire_leases(TimestampTz now);
+
 /* ------------------------------------------------------------ release.c */
 
-/* Rows for ready_queue and timers, a list a column. */
+/* Rows for ready_queue, timers and leases, a list a column. */
 typedef struct StepHints
 {
 	DatumList	ready_lane;
@@ -83,6 +104,7 @@ typedef struct StepHints
 	DatumList	timer_due;
 	DatumList	timer_task;
 	DatumList	timer_step;
+	LeaseEnds	leases;
 } StepHints;
 
 extern int	step_ref_compare(const void *a, const void *b);
@@ -124,13 +146,13 @@ extern BackoffKind backoff_kind_from_text(Datum kind);
 extern double interval_seconds(const Interval *interval);
 extern double backoff_seconds(const Backoff *backoff, int attempts, double random);
 
-/* ------------------------------------------------------------ leases.c */
-
-extern void expire_leases(Datum task_ids, Datum step_ids, TimestampTz now);
-
 /* ------------------------------------------------------------ due.c */
 
 extern int	tick(TimestampTz now, int limit);
 extern TimestampTz next_due(void);
+
+/* ------------------------------------------------------------ run.c */
+
+extern void check_nonatomic(FunctionCallInfo fcinfo, const char *message);
 
 #endif							/* TASKER_ENGINE_H */

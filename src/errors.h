@@ -39,6 +39,7 @@
 #define ERRCODE_TASKER_BAD_ARGUMENT			MAKE_SQLSTATE('T', 'K', '2', '0', '4')
 #define ERRCODE_TASKER_TOO_LARGE			MAKE_SQLSTATE('T', 'K', '2', '0', '5')
 #define ERRCODE_TASKER_BAD_SUBMITTER		MAKE_SQLSTATE('T', 'K', '2', '0', '6')
+#define ERRCODE_TASKER_UNKNOWN_QUEUE		MAKE_SQLSTATE('T', 'K', '2', '0', '7')
 
 /* TK3xx: a change is refused */
 #define ERRCODE_TASKER_ILLEGAL_TRANSITION	MAKE_SQLSTATE('T', 'K', '3', '0', '0')

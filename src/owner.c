@@ -255,6 +255,7 @@ check_may_operate(int64 task_id)
 }
 
 PG_FUNCTION_INFO_V1(tasker_may_see_owner);
+PG_FUNCTION_INFO_V1(tasker_may_serve_owner);
 PG_FUNCTION_INFO_V1(tasker_may_see_task);
 PG_FUNCTION_INFO_V1(tasker_access_level);
 
@@ -263,6 +264,13 @@ Datum
 tasker_may_see_owner(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_BOOL(may_see_owner(GetUserId(), PG_GETARG_INT32(0)));
+}
+
+/* may_serve_owner(owner int): for what workers may know of queues */
+Datum
+tasker_may_serve_owner(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(may_work_for_all(GetUserId()) || may_see_owner(GetUserId(), PG_GETARG_INT32(0)));
 }
 
 /* may_see_task(task_id bigint): for the policies on tables of a task's parts */

@@ -1,7 +1,7 @@
 /*
  * release.c
  *	  What follows when steps are satisfied or become ready: the counters of
- *	  their children go down, and what can run or must wait gets a hint.
+ *	  their children go down, and what can run, waits or is claimed gets a hint.
  *
  * Called by the trigger on steps, inside a section. Steps are locked in the
  * order of (task_id, step_id).
@@ -201,4 +201,5 @@ insert_hints(StepHints *hints)
 		values[2] = datum_list_array(&hints->timer_step);
 		tasker_run(&hint_timer, values, NULL);
 	}
+	insert_lease_ends(&hints->leases);
 }

@@ -104,8 +104,9 @@ one_batch(BatchRunner *runner, MemoryContext context, int *steps)
 	return worked;
 }
 
-static void
-check_call(FunctionCallInfo fcinfo)
+/* Refuse a procedure's call where it may not commit; the message says that it does. */
+void
+check_nonatomic(FunctionCallInfo fcinfo, const char *message)
 {
 	bool		atomic = !(fcinfo->context && IsA(fcinfo->context, CallContext)) ||
 	((CallContext *) fcinfo->context)->atomic;
@@ -113,10 +114,16 @@ check_call(FunctionCallInfo fcinfo)
 	if (atomic || XactIsoLevel != XACT_READ_COMMITTED)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION),
-				 errmsg("tasker.run() commits after each batch of steps"),
+				 errmsg("%s", message),
 				 atomic ? errdetail("It was called inside a transaction block or a function.") :
 				 errdetail("The isolation level is not READ COMMITTED."),
 				 errhint("CALL it by itself, with the default isolation level.")));
+}
+
+static void
+check_call(FunctionCallInfo fcinfo)
+{
+	check_nonatomic(fcinfo, "tasker.run() commits after each batch of steps");
 	if (access_level(GetUserId()) < ACCESS_SUBMITTER)
 		ereport(ERROR,
 				(errcode(ERRCODE_TASKER_ACCESS),

@@ -21,6 +21,7 @@
 #include "fault.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "queues.h"
 #include "storage/ipc.h"
 #include "utils/acl.h"
 #include "utils/memutils.h"
@@ -151,7 +152,7 @@ told_to_stop(void)
  * missed by it, sets the latch.
  */
 static void
-begin_turn(void)
+begin_turn(bool *queues_changed)
 {
 	TaskerShared *shared = tasker_shared();
 	SchedulerSlot *slot;
@@ -162,6 +163,8 @@ begin_turn(void)
 	{
 		slot->asked = false;
 		slot->next_due = DT_NOEND;
+		*queues_changed |= slot->queues_changed;
+		slot->queues_changed = false;
 	}
 	ResetLatch(MyLatch);
 	LWLockRelease(&shared->lock);
@@ -448,7 +451,7 @@ serve_lanes(int *refusals)
 
 /* Do what is to be done now. Returns for how long to sleep. */
 static long
-one_turn(void)
+one_turn(bool *queues_changed)
 {
 	TaskerShared *shared = tasker_shared();
 	TimestampTz due;
@@ -463,7 +466,11 @@ one_turn(void)
 		process_commit();
 		return -1;
 	}
+	if (*queues_changed)
+		watch_queues();
+	*queues_changed = false;
 	done = tick(tasker_now(), TIMERS_AT_ONCE);
+	notify_queues();
 	fault_point("scheduler-ticked");
 	process_commit();
 
@@ -487,13 +494,13 @@ one_turn(void)
 
 /* The same; an error is logged and the loop goes on. */
 static long
-one_safe_turn(MemoryContext context)
+one_safe_turn(MemoryContext context, bool *queues_changed)
 {
 	volatile long sleep = 1000;
 
 	PG_TRY();
 	{
-		sleep = one_turn();
+		sleep = one_turn(queues_changed);
 	}
 	PG_CATCH();
 	{
@@ -529,6 +536,7 @@ tasker_scheduler_main(Datum arg)
 {
 	Oid			database = DatumGetObjectId(arg);
 	MemoryContext context;
+	bool		queues_changed = true;
 
 	if (!take_slot(database))
 		proc_exit(0);
@@ -544,11 +552,11 @@ tasker_scheduler_main(Datum arg)
 		{
 			long		sleep = LONGEST_SLEEP_MS;
 
-			begin_turn();
+			begin_turn(&queues_changed);
 			MemoryContextSwitchTo(context);
 			MemoryContextReset(context);
 			if (tasker_enabled)
-				sleep = one_safe_turn(context);
+				sleep = one_safe_turn(context, &queues_changed);
 			if (sleep < 0)
 				break;			/* the extension is gone */
 			pgstat_report_activity(STATE_IDLE, NULL);

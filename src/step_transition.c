@@ -183,7 +183,13 @@ note_hints(StepChanges *changes, Pairs *pairs, int64 task_id, StepState from, St
 	else if (to == STEP_WAITING || to == STEP_WAITING_FOR_RETRY)
 		due = slot_getattr(pairs->new_slot, STEPS_NEXT_ATTEMPT_AT, &isnull);
 	else if (to == STEP_IN_PROGRESS)
-		due = slot_getattr(pairs->new_slot, STEPS_LEASE_EXPIRES_AT, &isnull);
+	{
+		bool		no_lease;
+		Datum		end = slot_getattr(pairs->new_slot, STEPS_LEASE_EXPIRES_AT, &no_lease);
+
+		if (!no_lease)
+			lease_ends_add(&changes->hints.leases, DatumGetTimestampTz(end), task_id, DatumGetInt32(step_id));
+	}
 	else if (to == STEP_CANCELLED || to == STEP_SKIPPED || to == STEP_RESOLVED_MANUALLY)
 		interrupt_task_at_commit(task_id);
 
