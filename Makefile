@@ -3,7 +3,7 @@
 #   make, make install, make installcheck   as for any extension (PG_CONFIG=… chooses the server)
 #   make demo                               a throwaway cluster runs a workflow and shows it
 #   make test                               everything that CI runs
-#   make conformance                        the clients' tests in their long form, half an hour
+#   make conformance                        the clients' tests in their long form, a quarter of an hour
 
 MODULE_big = tasker
 EXTENSION = tasker

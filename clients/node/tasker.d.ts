@@ -45,6 +45,12 @@ export interface Step {
   readonly idempotencyKey: string;
   /** What the last checkpoint() kept, of this attempt or one before; null if there is none. */
   readonly saved: any;
+  /** When the step's timeout ends this attempt, by the server's clock; null if it has none. */
+  readonly deadline: Date | null;
+  /** Seconds until then, whatever this machine's clock says. */
+  readonly timeLeft: number | null;
+  /** The W3C trace context to go on in. */
+  readonly traceparent: string;
   /** Aborted when the step is no longer ours: hand it to fetch and the like. */
   readonly signal: AbortSignal;
   readonly lost: boolean;
@@ -84,6 +90,8 @@ export interface WorkerOptions {
   name?: string | null;
   /** Seconds that running handlers have when the worker stops. Default 30. */
   drain?: number;
+  /** Of the program: its version and the like, for tasker.worker_status. */
+  metadata?: Record<string, Json>;
   /** Default: one line each to stderr. */
   log?: Log;
 }

@@ -9,12 +9,14 @@ CLIENT_CONCURRENCY, CLIENT_BATCH and CLIENT_LEASE (seconds; empty: the step's
 own); with CLIENT_OWN the connections are the program's own, as its driver makes
 them, and not by the client's connection string. At the start of each attempt it
 prints {"begun": step's name, "task": id, "attempt": number, "key": idempotency
-key, "clock": seconds since 1970} and a newline, and flushes. Its handlers, by
-the step's name (of the context c they take what is named):
+key, "trace": its traceparent, "deadline": the step's, in seconds since 1970, or
+null, "left": the seconds until then or null, "clock": seconds since 1970} and a
+newline, and flushes. Its handlers, by the step's name (of the context c they
+take what is named):
 
   echo        returns the context
   parents     returns the results of the parents
-  effect      transactional: INSERT INTO effects VALUES (key), waits c.seconds, returns {"key": key}
+  effect      transactional: INSERT INTO effects VALUES (key), waits c.seconds, returns {"key": key}, or {"key": c.size letters}
   sleep       waits c.seconds, returns {"attempt": attempt}
   patient     heartbeat() every 50 ms until the lease is lost, then prints {"lost": id of the task}
               and lets the client's exception pass
@@ -38,7 +40,7 @@ import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from conformance_base import (DATABASE, FAST, ROLE, Worker, count, create, create_many, define, done,  # noqa: E402
+from conformance_base import (DATABASE, FAST, LONG, ROLE, Worker, count, create, create_many, define, done,  # noqa: E402
                               drain_all, one_step, prepare, size, step_of, tap, until)
 from conformance_faults import FAULTS, ON_OWN_SERVERS  # noqa: E402
 from session import Session, literal  # noqa: E402
@@ -84,11 +86,12 @@ def errors(session):
         {'mode': 'retry', 'text': text}, {'mode': 'never', 'text': text}, {'mode': 'nul'},
         {'mode': 'large', 'size': 40000000}, {'mode': 'recursive'}])
     after, never_after = create(session, slow, [{'mode': 'after', 'text': text, 'delay': d} for d in (1, 1e9)])
+    spoilt = create(session, one_step(session, 'effect', 'errors'), [{'seconds': 0, 'size': 2000000}])[0]
     kept = create(session, checkpoint, [{'row': "7'\"\\ü"}])[0]
     with Worker('errors', batch=10) as w, Worker('errors slow') as other:
         until(lambda: step_of(session, never_after)['state'] == 'waiting_for_retry')
         session.query('SELECT tasker.cancel_task(%d)' % never_after)
-        until(lambda: all(done(session, n)() for n in (name, slow, checkpoint)))
+        until(lambda: all(done(session, n)() for n in (name, slow, checkpoint, 'effect at errors')))
         step = step_of(session, retry)
         tap.ok((step['state'], step['attempts'], step['results']) == ('complete', 2, {'attempt': 2}),
                'an ordinary error is retried', [step] + w.output())
@@ -102,7 +105,7 @@ def errors(session):
         step = step_of(session, never_after)
         tap.ok((step['state'], step['attempts'], other.drain()) == ('cancelled', 1, 0),
                'one that is longer than the server allows does the worker no harm', [step] + other.output())
-        for task, what in ((nul, 'that jsonb can not hold'), (large, 'that are too large'),
+        for task, what in ((spoilt, 'that are too large for a transaction'), (nul, 'that jsonb can not hold'), (large, 'that are too large'),
                            (recursive, 'that are not JSON')):
             step = step_of(session, task)
             tap.ok((step['state'], step['attempts']) == ('error', 1), 'results %s fail the step, once' % what,
@@ -110,6 +113,28 @@ def errors(session):
         step = step_of(session, kept)
         tap.ok((step['attempts'], step['results']) == (2, {'row': "7'\"\\ü"}),
                'a checkpoint is given to the next attempt', [step] + w.output())
+        tap.ok(session.value('SELECT count(*) FROM effects') == '0', 'what a refused transaction wrote is not there')
+
+
+def given(session):
+    """What a worker says of itself, and what it is told of a step beside its input."""
+    trace = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'
+    define(session, 'given', [{'name': 'echo', 'queue': 'given', 'timeout': '10 s'}])
+    patient = one_step(session, 'patient', 'given', timeout='400 ms', retryable=False)
+    with Worker('given') as w:
+        task = int(session.value("SELECT tasker.create_task('given', traceparent => '%s')" % trace))
+        late = create(session, patient, [{}])[0]
+        until(lambda: done(session, 'given')() and done(session, patient)() and {'lost': late} in w.said)
+        limited, cut = sorted(w.begun(), key=lambda b: b['task'])
+        tap.ok(limited['trace'] == trace and cut['trace'].startswith('00-') and cut['trace'] != trace,
+               'a step has its trace context', [limited, cut])
+        started = float(session.value('SELECT extract(epoch FROM last_attempted_at) FROM tasker.step_status '
+                                      'WHERE task_id = %d' % task))
+        tap.ok(abs(limited['deadline'] - started - 10) < 0.01 and 8 < limited['left'] <= 10, 'and a deadline', [limited, started])
+        tap.ok(step_of(session, late)['state'] == 'error' and {'lost': late} in w.said, 'after which it is lost', w.said)
+        seen = session.json("SELECT queues, alive, metadata FROM tasker.worker_status WHERE queues = '{given}'")
+        tap.ok(len(seen) == 1 and seen[0]['alive'] and seen[0]['metadata']['pid'] == w.process.pid,
+               'a worker registers', seen)
 
 
 def race(session):
@@ -127,7 +152,7 @@ def race_for_one(session):
     """Both wait when the step is made, and both are woken by its commit."""
     name = one_step(session, 'echo', 'race for one')
     with Worker('race for one', concurrency=1, batch=1) as one, Worker('race for one') as two:
-        end = time.monotonic() + size(1.5, 60)
+        end = time.monotonic() + size(1.5, 65)
         tasks = []
         while time.monotonic() < end:
             tasks += create(session, name, [{}])
@@ -139,6 +164,10 @@ def race_for_one(session):
                'two workers race for one step, again and again: each is begun once',
                [len(tasks), complete, len(begun)] + one.output() + two.output())
         tap.note('%d races, %d and %d won' % (len(tasks), len(one.begun()), len(two.begun())))
+        if LONG:
+            again = session.query('SELECT round(extract(epoch FROM last_seen_at - registered_at)) FROM tasker.worker_status '
+                                  "WHERE queues = '{race for one}'")
+            tap.ok(again == ['60', '60'], 'they register again after a minute', again)
 
 
 def leases(session):
@@ -187,7 +216,7 @@ def clock(session):
     workers = []
     for what, wrong_by in (('fast', 86400), ('slow', -86400)):
         queue = 'clock ' + what
-        long = one_step(session, 'sleep', queue, lease='600 ms')
+        long = one_step(session, 'sleep', queue, lease='600 ms', timeout='20 s')
         after = one_step(session, 'error', queue, retry=dict(FAST, base='1 h', max_attempts=3))
         w = Worker(queue, lease=0.6, env={'LD_PRELOAD': library, 'WRONG_CLOCK': str(wrong_by)})
         workers.append((what, w, long, create(session, long, [{'seconds': 2}])[0],
@@ -201,6 +230,8 @@ def clock(session):
                'a worker whose clock is a day %s ends well' % what, w.begun() + w.output())
         step = step_of(session, long_task)
         tap.ok((step['state'], step['attempts']) == ('complete', 1), 'it keeps a lease', [step] + w.output())
+        left = [b['left'] for b in w.begun() if b['begun'] == 'sleep']
+        tap.ok(len(left) == 1 and 18 < left[0] <= 20, 'it knows how long it has', left)
         step, gap = step_of(session, after_task), retry_gap(session, after_task)
         tap.ok((step['state'], step['attempts']) == ('complete', 2) and 0.9 <= gap < 10, 'its RetryAfter is right', [step, gap])
 
@@ -224,7 +255,7 @@ def refused(session):
                'without the right to claim a worker ends with an error', w.output())
 
 
-SCENARIOS = (results, errors, race, race_for_one, leases, zombie, clock, drain, refused)
+SCENARIOS = (results, errors, given, race, race_for_one, leases, zombie, clock, drain, refused)
 
 
 def run(scenarios, *arguments):
