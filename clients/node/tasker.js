@@ -229,7 +229,7 @@ class Worker {
       Client: class extends Client { constructor(rest) { super({ ...rest, connectionString: nextServer() }); } },
       onConnect: this.#servers.length > 1 ? refuseStandby : undefined,
     });
-    if (this.#pool.options?.max < connections) log.warn(`${this.name}: its pool should have ${connections} connections`);
+    if (this.#pool.options?.max < connections) log.warn(`${this.name}: the pool should have ${connections} clients`);
     /* An idle connection that breaks: the pool drops it. */
     this.#pool.on('error', (error) => log.info(`${this.name}: connection lost: ${error.message}`));
   }

@@ -8,7 +8,7 @@
 
     worker.run()
 
-Needs psycopg 3 (Debian: python3-psycopg) and nothing else. A worker has three connections (claims, reports, heartbeats),
+Needs psycopg 3 (Debian: python3-psycopg), nothing else. A worker has three connections (claims, reports, heartbeats),
 and one for each thread that has run a transactional handler. It works through pgbouncer in transaction mode.
 
 Threads: one claims while there is room and the server has no more to give with a report; `concurrency` of them run
@@ -583,8 +583,8 @@ class Worker:
         if callable(self._database):
             connection = self._database()
         else:
-            settings: Dict[str, Any] = {"application_name": self.name[:63], "connect_timeout": 10, "keepalives_idle": 10,
-                                        "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30000}
+            settings: Dict[str, Any] = {"application_name": self.name[:63], "connect_timeout": 10,
+                                        "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30000}
             given = conninfo_to_dict(self._database)
             # No prepared statements: pgbouncer's next transaction may be elsewhere.
             connection = psycopg.connect(self._database, prepare_threshold=None, **{

@@ -152,15 +152,16 @@ def race_for_one(session):
     """Both wait when the step is made, and both are woken by its commit."""
     name = one_step(session, 'echo', 'race for one')
     with Worker('race for one', concurrency=1, batch=1) as one, Worker('race for one') as two:
-        end = time.monotonic() + size(1.5, 65)
+        until(lambda: session.value("SELECT count(*) FROM tasker.worker_status WHERE queues = '{race for one}'") == '2')
+        end = time.monotonic() + size(10, 65)
         tasks = []
-        while time.monotonic() < end:
+        while time.monotonic() < end and len(tasks) < size(300, 1000000):
             tasks += create(session, name, [{}])
             session.value("SELECT tasker.task_wait(%d, '10 s')" % tasks[-1])
         complete = count(session, "t.name = %s AND s.state = 'complete'" % literal(name))
         drain_all((one, two))
         begun = [b['task'] for b in one.begun() + two.begun()]
-        tap.ok(len(tasks) > 20 and complete == len(tasks) and sorted(begun) == tasks,
+        tap.ok(len(tasks) >= 30 and complete == len(tasks) and sorted(begun) == tasks,
                'two workers race for one step, again and again: each is begun once',
                [len(tasks), complete, len(begun)] + one.output() + two.output())
         tap.note('%d races, %d and %d won' % (len(tasks), len(one.begun()), len(two.begun())))
