@@ -74,11 +74,13 @@ CREATE TABLE tasker.named_steps (
 	timeout interval,
 	lease interval NOT NULL,
 	priority int NOT NULL,
+	handler_owner int,
 	PRIMARY KEY (named_task_id, step_no),
 	UNIQUE (named_task_id, name)
 );
 COMMENT ON TABLE tasker.named_steps IS 'Steps of the definitions, numbered 1..n in a topological order.';
 COMMENT ON COLUMN tasker.named_steps.handler IS 'By handler_kind: the qualified name of a function, the text of a statement, or the name of a queue.';
+COMMENT ON COLUMN tasker.named_steps.handler_owner IS 'owners.owner_id of the role that owned the function when the step was defined; another role''s function of the same name is not run.';
 COMMENT ON COLUMN tasker.named_steps.parents IS 'How many steps it depends on.';
 
 CREATE TABLE tasker.named_step_edges (

@@ -7,6 +7,7 @@
  */
 #include "batch_state.h"
 
+#include "access/detoast.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "utils/memutils.h"
@@ -36,7 +37,7 @@ static TaskerQuery take_optimistic = {
 };
 
 static TaskerQuery take_locked = {
-	.sql = TAKE("FOR NO KEY UPDATE OF q, s SKIP LOCKED"),
+	.sql = TAKE("FOR NO KEY UPDATE OF q, s, t SKIP LOCKED"),
 	.args = {INT4OID, INT4OID},
 	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID},
 };
@@ -231,13 +232,18 @@ load_parents(Batch *batch)
 		BatchStep  *step = find_step(batch, task_id, DatumGetInt32(tasker_value_notnull(row, 2)));
 		BatchStep  *parent = find_step(batch, task_id, DatumGetInt32(tasker_value_notnull(row, 3)));
 		StepDef    *parent_def = step_def(step->task->def, DatumGetInt32(tasker_value_notnull(row, 4)));
+		bool		mine = parent != NULL && parent->ended;
 		bool		isnull;
 		Datum		results = tasker_value(row, 5, &isnull);
 
-		if (parent != NULL && parent->ended)
-			attempt_add_parent(step, parent_def->name, parent->results);
+		if (mine)
+			step->input_size += parent->results == NULL ? 0 : VARSIZE(parent->results);
 		else
-			attempt_add_parent(step, parent_def->name, isnull ? NULL : DatumGetJsonbPCopy(results));
+			step->input_size += isnull ? 0 : toast_raw_datum_size(results);
+		if (input_too_large(step))
+			continue;			/* it will not be run: no need to hold it all */
+		attempt_add_parent(step, parent_def->name,
+						   mine ? parent->results : isnull ? NULL : DatumGetJsonbPCopy(results));
 	}
 	SPI_freetuptable(SPI_tuptable);
 }
@@ -248,7 +254,10 @@ load_inputs(Batch *batch)
 {
 	load_tasks(batch);
 	for (int i = 0; i < batch->nwave; i++)
+	{
 		batch->wave[i]->def = step_def(batch->wave[i]->task->def, batch->wave[i]->step_no);
+		batch->wave[i]->input_size = VARSIZE(batch->wave[i]->task->document);
+	}
 	load_parents(batch);
 }
 

@@ -211,6 +211,12 @@ read_completions(FunctionCallInfo fcinfo, int *n)
 				 errmsg("the arrays of complete_steps must have the same length"),
 				 errdetail("They have %d, %d, %d and %d elements.", lengths[0], lengths[1], lengths[2], lengths[3]),
 				 errhint("Use null for a step without results.")));
+	if (lengths[0] > tasker_max_claim)
+		ereport(ERROR,
+				(errcode(ERRCODE_TASKER_BAD_ARGUMENT),
+				 errmsg("a call completes at most %d steps", tasker_max_claim),
+				 errdetail("It is for %d.", lengths[0]),
+				 errhint("Use several calls, or have a superuser raise tasker.max_claim.")));
 	*n = lengths[0];
 	items = palloc0(Max(*n, 1) * sizeof(Completion));
 	for (int i = 0; i < *n; i++)

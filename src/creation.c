@@ -245,12 +245,21 @@ check_context(Datum context)
 				 errmsg("the context of a task must be a JSON object"),
 				 errdetail("It is %s.", JB_ROOT_IS_SCALAR(document) ? "a scalar" : "an array"),
 				 errhint("Wrap it: {\"value\": …}.")));
-	if (VARSIZE(document) > (Size) tasker_max_context_size * 1024)
-		ereport(ERROR,
-				(errcode(ERRCODE_TASKER_TOO_LARGE),
-				 errmsg("the context of a task is too large"),
-				 errdetail("It has %zu bytes, the limit is %d kB.", (Size) VARSIZE(document), tasker_max_context_size),
-				 errhint("Keep large data in a table and its key in the context, or raise tasker.max_context_size.")));
+	check_task_document(document, "the context of a task is");
+}
+
+/* What is kept with the tasks besides: tags, initiator, source_system, reason. */
+static void
+check_remarks(Request *request)
+{
+	static const char *const what[] = {NULL, NULL, "the initiator of a task",
+	"the source system of a task", "the reason of a task"};
+
+	if (!request->common_null[1])
+		check_task_document(DatumGetJsonbP(request->common[1]), "the tags of a task are");
+	for (int i = 2; i < lengthof(what); i++)
+		if (!request->common_null[i])
+			check_remark(DatumGetTextPP(request->common[i]), what[i], TASKER_MAX_REMARK);
 }
 
 static void
@@ -302,6 +311,7 @@ check_request(Request *request)
 				 errhint("0 is the usual priority; a higher one goes first.")));
 	if (!request->common_null[COMMON - 1])
 		check_traceparent(TextDatumGetCString(request->common[COMMON - 1]));
+	check_remarks(request);
 	for (int i = 0; i < request->n; i++)
 		check_context(request->contexts.values[i]);
 	for (int i = 0; i < request->keys.length; i++)
@@ -453,6 +463,7 @@ create(Request *request)
 			datum_list_add(&new_ids, Int64GetDatum(ids[i]));
 			datum_list_add(&new_contexts, request->contexts.values[i]);
 		}
+	check_open_tasks(owner, new_ids.length);
 	if (new_ids.length > 0)
 		insert_all(request, &template, owner, &new_ids, &new_contexts);
 	check_existing(request, &template, ids, existing);

@@ -256,10 +256,7 @@ release_rest(const Claim *claim, const ClaimedStep *taken, int ntaken)
 		StepRef    *child = &claim->released.items[i];
 
 		if (ntaken == 0 || bsearch(child, gone.items, ntaken, sizeof(StepRef), step_ref_compare) == NULL)
-		{
-			step_refs_add(&rest, child->task_id, child->step_id);
-			rest.items[rest.length - 1].count = child->count;
-		}
+			step_refs_add_counted(&rest, child->task_id, child->step_id, child->count);
 	}
 	if (rest.length > 0 && ntaken > 0)
 	{
@@ -317,10 +314,7 @@ drop_changed(Claimed *claimed, uint64 begun)
 		if (begun > 0 && bsearch(&ref, taken.items, taken.length, sizeof(StepRef), step_ref_compare) != NULL)
 			claimed->items[kept++] = claimed->items[i];
 		else if (step->from == STEP_PENDING)
-		{
-			step_refs_add(&changed, ref.task_id, ref.step_id);
-			changed.items[changed.length - 1].count = ref.count;
-		}
+			step_refs_add_counted(&changed, ref.task_id, ref.step_id, ref.count);
 		else
 			ereport(ERROR,
 					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
@@ -369,6 +363,35 @@ lease_steps(Claimed *claimed, const Claim *claim, TimestampTz now)
 }
 
 /*
+ * Steps whose input is too large to be handed out must not stand in the way of
+ * the others: they fail, but for a child just released, which the next claim
+ * from the queue refuses.
+ */
+static void
+drop_oversized(Claimed *claimed)
+{
+	Batch	   *batch = claimed->batch;
+	StepRefs	children = {0};
+	int			kept = 0;
+
+	batch->nwave = 0;
+	for (int i = 0; i < claimed->n; i++)
+	{
+		BatchStep  *step = claimed->items[i].step;
+
+		if (!input_too_large(step))
+			claimed->items[kept++] = claimed->items[i];
+		else if (step->from == STEP_PENDING)
+			step_refs_add_counted(&children, step->key.task_id, step->key.step_id, step->pending);
+		else
+			batch->wave[batch->nwave++] = step;
+	}
+	claimed->n = kept;
+	refuse_steps_of_wave(batch);
+	release_held_back(&children);
+}
+
+/*
  * Take steps, as many as the claim asks for, and lease them. They have all that
  * their handlers are to be given. In the batch's memory context.
  */
@@ -389,8 +412,10 @@ dequeue(Batch *batch, Claim *claim, TimestampTz now, int *n)
 		for (int i = 0; i < claimed.n; i++)
 			batch->wave[i] = claimed.items[i].step;
 		load_inputs(batch);
-		lease_steps(&claimed, claim, now);
+		drop_oversized(&claimed);
 	}
+	if (claimed.n > 0)
+		lease_steps(&claimed, claim, now);
 	*n = claimed.n;
 	return claimed.items;
 }

@@ -113,6 +113,7 @@ typedef struct StepHints
 
 extern int	step_ref_compare(const void *a, const void *b);
 extern void step_refs_add(StepRefs *refs, int64 task_id, int step_id);
+extern void step_refs_add_counted(StepRefs *refs, int64 task_id, int step_id, int count);
 extern void step_refs_arrays(const StepRefs *refs, Datum *values);
 extern void merge_step_refs(StepRefs *refs);
 extern bool lower_counters(StepRefs *children);

@@ -12,6 +12,8 @@
 
 #include "access/xact.h"
 #include "batch.h"
+#include "catalog/namespace.h"
+#include "commands/prepare.h"
 #include "definition_cache.h"
 #include "fault.h"
 #include "handler.h"
@@ -21,6 +23,7 @@
 #include "storage/lock.h"
 #include "storage/proc.h"
 #include "utils/memutils.h"
+#include "utils/portal.h"
 #include "utils/snapmgr.h"
 
 /* How long it rests after an error that is not a step's. */
@@ -49,6 +52,11 @@ free_slot(int code, Datum arg)
 	bool		connected = my_slot->connected;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	if (code != 0 && !my_slot->stop)
+	{
+		my_slot->died_task = (int64) pg_atomic_read_u64(&my_slot->task_id);
+		my_slot->died_step = (int) pg_atomic_read_u32(&my_slot->step_id);
+	}
 	pg_atomic_write_u64(&my_slot->task_id, 0);
 	my_slot->state = EXECUTOR_FREE;
 	my_slot->pid = 0;
@@ -128,6 +136,15 @@ may_go_on(void)
 	return definition_cache_check() && role_unusable(my_slot->role, "") == NULL;
 }
 
+/* What handlers left in the session is not for those of the next batch. */
+static void
+forget_leftovers(void)
+{
+	PortalHashTableDeleteAll(); /* cursors WITH HOLD */
+	DropAllPreparedStatements();
+	ResetTempTableNamespace();
+}
+
 /* One batch, one transaction. Returns how many steps it took. */
 static int
 one_batch(BatchRunner *runner)
@@ -141,6 +158,7 @@ one_batch(BatchRunner *runner)
 		BatchResult result = {0};
 
 		process_begin_transaction();
+		forget_leftovers();
 		PopActiveSnapshot();
 		if (may_go_on())
 			result = run_batch(runner);
@@ -201,6 +219,8 @@ tasker_executor_main(Datum arg)
 	handler_limit(process_begin(my_slot->database, my_slot->role));
 	pgstat_report_appname("tasker executor");
 	batch_runner_init(&runner, -my_slot->owner);
+	/* a step that ends its executor must be the first thing one runs, once */
+	runner.mode = BATCH_PROTECTED;
 	runner.taken = note_taken;
 	runner.running = note_running;
 	runner.interrupted = was_interrupted;
@@ -230,6 +250,45 @@ tasker_executor_main(Datum arg)
 									   tasker_executor_idle_timeout * 1000))
 			break;
 		(void) process_wait(Max(tasker_executor_idle_timeout * 1000L / 4, 100L));
+	}
+}
+
+/*
+ * Executors that were ended in the middle of a step, by whomever: that attempt
+ * failed, or a step that ends its own would be begun for ever. If the step was
+ * not yet ready by its row, because its parents ran in the same batch, the next
+ * executor runs those and commits before it gets there. Called by the scheduler, in a
+ * transaction.
+ */
+void
+blame_ended_executors(void)
+{
+	TaskerShared *shared = tasker_shared();
+
+	for (int i = 0; i < TASKER_MAX_EXECUTORS; i++)
+	{
+		ExecutorSlot *slot = &shared->executors[i];
+		ErrorData	error = {0};
+		int64		task_id = 0;
+		int			step_id = 0;
+		int			owner = 0;
+
+		LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+		if (slot->state == EXECUTOR_FREE && slot->database == MyDatabaseId)
+		{
+			task_id = slot->died_task;
+			step_id = slot->died_step;
+			owner = slot->owner;
+			slot->died_task = 0;
+		}
+		LWLockRelease(&shared->lock);
+		if (task_id == 0)
+			continue;
+		error.sqlerrcode = ERRCODE_TASKER_EXECUTOR_ENDED;
+		error.message = "the executor was ended while it ran the step";
+		error.detail = "Its process was terminated, or lost its session; what the step had done is rolled back.";
+		error.hint = "See who ended it: the server's log, or the handler itself.";
+		(void) refuse_steps(-owner, task_id, step_id, &error);
 	}
 }
 

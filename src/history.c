@@ -7,14 +7,17 @@
  */
 #include "engine.h"
 
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
 
-/* What an operator's call wants in the history; put there by its updates. */
+/*
+ * What an operator's call wants in the history; put there by its updates. It
+ * ends with the call's section: one that an error ended says nothing about
+ * what its transaction does later.
+ */
 static Jsonb *note = NULL;
-static TransactionId note_xid = InvalidTransactionId;
+static uint64 note_section = 0;
 
 static TaskerQuery record_steps = {
 	.sql = "INSERT INTO tasker.workflow_step_transitions "
@@ -37,13 +40,13 @@ static TaskerQuery record_tasks = {
 };
 
 /*
- * Give the history rows written from here to the end of the transaction a
- * metadata of an operator's. NULL takes it back.
+ * Give the history rows written from here to the end of the section a metadata
+ * of an operator's. NULL takes it back.
  */
 void
 history_set_note(Jsonb *new_note)
 {
-	if (note != NULL && TransactionIdEquals(note_xid, GetTopTransactionIdIfAny()))
+	if (history_note() != NULL)
 		pfree(note);
 	note = NULL;
 	if (new_note != NULL)
@@ -52,15 +55,15 @@ history_set_note(Jsonb *new_note)
 
 		note = MemoryContextAlloc(TopTransactionContext, size);
 		memcpy(note, new_note, size);
-		note_xid = GetTopTransactionId();
+		note_section = tasker_section_number();
 	}
 }
 
-/* The note of this transaction; one that an aborted transaction left is void. */
+/* The note of this section. */
 Jsonb *
 history_note(void)
 {
-	if (note != NULL && !TransactionIdEquals(note_xid, GetTopTransactionIdIfAny()))
+	if (!tasker_inside() || note_section != tasker_section_number())
 		note = NULL;
 	return note;
 }

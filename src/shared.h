@@ -21,6 +21,7 @@
 #define TASKER_MAX_WAITERS		256
 #define TASKER_WAITER_LANES		8
 #define TASKER_MAX_QUEUES		512
+#define TASKER_MAX_COUNTED		128
 
 typedef struct SchedulerSlot
 {
@@ -57,6 +58,9 @@ typedef struct ExecutorSlot
 	bool		stop;
 	bool		connected;		/* has been a session of its role */
 	bool		interrupted;	/* its task was cancelled under it */
+	int64		died_task;		/* in which step its process was ended, 0 if
+								 * in none; until the scheduler has seen it */
+	int			died_step;
 	TimestampTz since;			/* start of the step, or of the state */
 	pg_atomic_uint64 task_id;	/* what it runs now, 0 between steps */
 	pg_atomic_uint32 step_id;
@@ -81,6 +85,17 @@ typedef struct QueueSlot
 	pg_atomic_uint64 served_at; /* the last claim, a TimestampTz */
 } QueueSlot;
 
+/* How many tasks a role has open, at most: none is taken off before it is counted again. */
+typedef struct OpenTasks
+{
+	Oid			database;		/* InvalidOid: free */
+	int			owner;
+	int64		at_most;
+	int64		created;		/* since the entry was made */
+	TimestampTz counted_at;
+	int64		took;			/* µs that counting took */
+} OpenTasks;
+
 typedef struct TaskerShared
 {
 	LWLock		lock;			/* protects all but the atomics */
@@ -90,6 +105,7 @@ typedef struct TaskerShared
 	ExecutorSlot executors[TASKER_MAX_EXECUTORS];
 	WaiterSlot	waiters[TASKER_MAX_WAITERS];
 	QueueSlot	queues[TASKER_MAX_QUEUES];
+	OpenTasks	open_tasks[TASKER_MAX_COUNTED];
 } TaskerShared;
 
 extern void tasker_shared_init(void);

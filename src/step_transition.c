@@ -273,7 +273,7 @@ tasker_steps_changed(PG_FUNCTION_ARGS)
 	step_hints_init(&changes.hints);
 	task_changes_init(&changes.tasks);
 
-	pairs_begin(&pairs, fcinfo);
+	pairs_begin(&pairs, fcinfo, "workflow_steps");
 	while (pairs_next(&pairs))
 		look_at_step(&changes, &pairs);
 	pairs_end(&pairs);
