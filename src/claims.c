@@ -61,6 +61,12 @@ read_claim(FunctionCallInfo fcinfo, int arg, Claim *claim)
 	claim->queues = PG_GETARG_DATUM(arg);
 	claim->worker = PG_GETARG_TEXT_PP(arg + 1);
 	check_remark(claim->worker, "the name of the worker", TASKER_MAX_NAME);
+	if (VARSIZE_ANY_EXHDR(claim->worker) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_TASKER_BAD_ARGUMENT),
+				 errmsg("the name of a worker must not be empty"),
+				 errdetail("It has no characters."),
+				 errhint("Any text will do that tells workers apart, such as host and process.")));
 	claim->limit = PG_GETARG_INT32(arg + 2);
 	if (claim->limit < 1 || claim->limit > tasker_max_claim)
 		ereport(ERROR,
