@@ -11,6 +11,8 @@ extern void handler_init(void);
 extern Jsonb *call_handler(StepDef *step, Jsonb *input, MemoryContext result_context);
 extern int	handler_timeout(const StepDef *step);
 extern void handler_limit(int ms);
+extern void begin_timeout(int ms);
+extern void end_timeout(int ms);
 extern bool handler_timed_out(void);
 
 #endif							/* TASKER_HANDLER_H */

@@ -139,6 +139,7 @@ extern int	tasker_max_executors_per_role;
 extern int	tasker_max_result_size;
 extern int	tasker_max_steps;
 extern int	tasker_node_id;
+extern int	tasker_retention;
 
 extern void tasker_guc_init(void);
 
