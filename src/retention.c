@@ -111,12 +111,17 @@ static TaskerQuery ends = {
 	.columns = {TIDOID, INT8OID, TIMESTAMPTZOID, INT4OID},
 };
 
-/* Hints that were never taken, since their steps were ended in another way. */
+/*
+ * Hints that were never taken, since their steps were ended in another way than
+ * by who took them. Those have completed_at, and are not looked at.
+ */
+#define NOT_TAKEN	"NOT (s.state = 'complete' AND s.completed_at IS NOT NULL)"
+
 static TaskerQuery forget_hints = {
 	.sql = "DELETE FROM tasker.ready_queue q USING (SELECT q2.lane, q2.rank, q2.task_id, q2.step_id "
 	"FROM tasker.workflow_steps s JOIN tasker.ready_queue q2 "
 	"ON q2.lane = s.lane AND q2.rank = -s.priority AND q2.task_id = s.task_id AND q2.step_id = s.step_id "
-	"WHERE s.task_id = ANY ($1) FOR UPDATE OF q2 SKIP LOCKED) AS d "
+	"WHERE s.task_id = ANY ($1) AND " NOT_TAKEN " FOR UPDATE OF q2 SKIP LOCKED) AS d "
 	"WHERE q.lane = d.lane AND q.rank = d.rank AND q.task_id = d.task_id AND q.step_id = d.step_id",
 	.args = {INT8ARRAYOID},
 };
@@ -124,7 +129,7 @@ static TaskerQuery forget_hints = {
 static TaskerQuery have_hints = {
 	.sql = "SELECT s.task_id FROM tasker.workflow_steps s JOIN tasker.ready_queue q "
 	"ON q.lane = s.lane AND q.rank = -s.priority AND q.task_id = s.task_id AND q.step_id = s.step_id "
-	"WHERE s.task_id = ANY ($1)",
+	"WHERE s.task_id = ANY ($1) AND " NOT_TAKEN,
 	.args = {INT8ARRAYOID},
 	.columns = {INT8OID},
 };
@@ -341,10 +346,13 @@ lock_found(Piece *piece)
 	EndedTask **sorted = by_id(piece);
 	Datum		ids = ids_of(sorted, n, true);
 
-	if (tasker_run(&have_hints, &ids, NULL) > 0)
+	bool		hints = tasker_run(&have_hints, &ids, NULL) > 0;
+
+	if (hints)
 		tasker_run(&forget_hints, &ids, NULL);
 	set_can_go(sorted, n, tasker_run(&lock_tasks, &ids, NULL), true);
-	set_can_go(sorted, n, tasker_run(&have_hints, &ids, NULL), false);
+	if (hints)
+		set_can_go(sorted, n, tasker_run(&have_hints, &ids, NULL), false);
 }
 
 /* Leave the tasks from the given one on to the next piece. */
