@@ -46,6 +46,8 @@ ALTER TABLE tasker.task_transitions ENABLE ROW LEVEL SECURITY;
 CREATE POLICY visible ON tasker.task_transitions FOR SELECT USING (tasker.may_see_task(task_id));
 ALTER TABLE tasker.workflow_step_transitions ENABLE ROW LEVEL SECURITY;
 CREATE POLICY visible ON tasker.workflow_step_transitions FOR SELECT USING (tasker.may_see_task(task_id));
+ALTER TABLE tasker.overdue_tasks ENABLE ROW LEVEL SECURITY;
+CREATE POLICY visible ON tasker.overdue_tasks FOR SELECT USING (tasker.may_see_task(task_id));
 ALTER TABLE tasker.owners ENABLE ROW LEVEL SECURITY;
 CREATE POLICY visible ON tasker.owners FOR SELECT USING (tasker.may_see_owner(owner_id));
 

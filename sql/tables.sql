@@ -126,7 +126,8 @@ CREATE TABLE tasker.idempotency_keys (
 	task_id bigint NOT NULL,
 	PRIMARY KEY (owner, key)
 );
-COMMENT ON TABLE tasker.idempotency_keys IS 'Which task an owner''s idempotency key stands for.';
+CREATE INDEX idempotency_keys_task ON tasker.idempotency_keys (task_id);
+COMMENT ON TABLE tasker.idempotency_keys IS 'Which task an owner''s idempotency key stands for; the key goes with the task.';
 
 CREATE TABLE tasker.workflow_steps (
 	task_id bigint NOT NULL,
@@ -230,8 +231,8 @@ COMMENT ON TABLE tasker.workers IS 'External workers that registered: who they s
 COMMENT ON COLUMN tasker.workers.metadata IS 'What the worker says of itself: host, process, version.';
 
 -- -------------------------------------------------------------------- history
--- A ring of leaves, each truncated in turn; BRIN only, since rows of a task lie
--- close together.
+-- A ring of leaves, one of which is written to; each is truncated before its next
+-- turn (src/history_ring.c). BRIN only, since rows of a task lie close together.
 CREATE TABLE tasker.task_transitions (
 	slot smallint NOT NULL,
 	executor int,
@@ -272,6 +273,44 @@ COMMENT ON TABLE tasker.workflow_step_transitions IS 'One row for each change of
 COMMENT ON COLUMN tasker.workflow_step_transitions.executor IS 'Process id of the server process that made the change.';
 COMMENT ON COLUMN tasker.workflow_step_transitions.started_at IS 'When the attempt that ended here began.';
 COMMENT ON COLUMN tasker.workflow_step_transitions.metadata IS 'The error of a failed attempt; who asked for it and why, for an operator''s change.';
+
+CREATE TABLE tasker.history_ring (
+	one boolean PRIMARY KEY DEFAULT true CHECK (one),
+	slot smallint NOT NULL,
+	since timestamptz NOT NULL,
+	expiring smallint NOT NULL
+);
+COMMENT ON TABLE tasker.history_ring IS 'One row, made by the first retention: the slot that history is written to. Without it that is slot 0.';
+COMMENT ON COLUMN tasker.history_ring.since IS 'When the turn of the slot began.';
+COMMENT ON COLUMN tasker.history_ring.expiring IS 'The slot that is searched for ends of tasks.';
+
+-- Not dumped: a position means something in the file that it is in only.
+CREATE TABLE tasker.history_walk (
+	walk int PRIMARY KEY,
+	filenode oid NOT NULL,
+	block bigint NOT NULL,
+	line int NOT NULL
+);
+COMMENT ON TABLE tasker.history_walk IS
+'Up to where leaves of the history were walked, by retention: 0 for ends of tasks, 1 and 2 for rows of tasks and of steps that are kept.';
+
+-- ------------------------------------------------------------------- retention
+CREATE TABLE tasker.overdue_tasks (
+	task_id bigint PRIMARY KEY,
+	ended_at timestamptz NOT NULL,
+	tries int NOT NULL,
+	next_try_at timestamptz NOT NULL,
+	error jsonb
+);
+CREATE INDEX overdue_tasks_next ON tasker.overdue_tasks (next_try_at);
+COMMENT ON TABLE tasker.overdue_tasks IS 'Tasks that retention could not remove when their time came, and tries again.';
+COMMENT ON COLUMN tasker.overdue_tasks.error IS 'Why the archive function refused it; null if a session had something of it locked.';
+
+CREATE TABLE tasker.archive (
+	one boolean PRIMARY KEY DEFAULT true CHECK (one),
+	function text NOT NULL
+);
+COMMENT ON TABLE tasker.archive IS 'The function that gets the documents of tasks before they are removed; see tasker.set_archive.';
 
 -- ---------------------------------------------------------------------- access
 CREATE TABLE tasker.access_grants (
@@ -322,4 +361,7 @@ SELECT pg_catalog.pg_extension_config_dump('tasker.workflow_step_transitions_0',
 SELECT pg_catalog.pg_extension_config_dump('tasker.workflow_step_transitions_1', '');
 SELECT pg_catalog.pg_extension_config_dump('tasker.workflow_step_transitions_2', '');
 SELECT pg_catalog.pg_extension_config_dump('tasker.workflow_step_transitions_3', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.history_ring', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.overdue_tasks', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.archive', '');
 SELECT pg_catalog.pg_extension_config_dump('tasker.access_grants', '');

@@ -62,13 +62,15 @@ static TaskerQuery take_keys = {
 	.args = {INT4OID, TEXTARRAYOID, INT8ARRAYOID},
 };
 
+/* Locked, or retention might remove a key together with its task just now. */
 static TaskerQuery taken_keys = {
 	.sql = "SELECT c.ord, i.task_id, i.key "
 	"FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3)) WITH ORDINALITY AS c (key, task_id, ord) "
 	"JOIN tasker.idempotency_keys i ON i.owner = $1 AND i.key = c.key "
-	"WHERE i.task_id <> c.task_id ORDER BY c.ord",
+	"WHERE i.task_id <> c.task_id ORDER BY i.key, c.ord FOR KEY SHARE OF i",
 	.args = {INT4OID, TEXTARRAYOID, INT8ARRAYOID},
 	.columns = {INT8OID, INT8OID, TEXTOID},
+	.latest = true,
 };
 
 /* Keys whose task is not what is asked for now. */
@@ -321,25 +323,33 @@ check_request(Request *request)
 
 /*
  * Take the keys. ids[i] becomes the task that a key stood for already, and
- * existing[i] true.
+ * existing[i] true. A key that is neither free nor taken was just given up.
  */
 static void
 resolve_keys(Request *request, int owner, int64 *ids, bool *existing)
 {
 	DatumList	list;
 	Datum		values[3];
+	int			wanted = 0;
+	uint64		taken = 0;
 	uint64		n;
 
 	if (request->keys.length == 0)
 		return;
 	datum_list_init(&list, INT8OID);
 	for (int i = 0; i < request->n; i++)
+	{
 		datum_list_add(&list, Int64GetDatum(ids[i]));
+		wanted += request->keys.nulls[i] ? 0 : 1;
+	}
 	values[0] = Int32GetDatum(owner);
 	values[1] = datum_list_array(&request->keys);
 	values[2] = datum_list_array(&list);
-	tasker_run(&take_keys, values, NULL);
-	n = tasker_run(&taken_keys, values, NULL);
+	do
+	{
+		taken += tasker_run(&take_keys, values, NULL);
+		n = tasker_run(&taken_keys, values, NULL);
+	} while (taken + n < wanted);
 	for (uint64 row = 0; row < n; row++)
 	{
 		int			i = (int) DatumGetInt64(tasker_value_notnull(row, 1)) - 1;

@@ -25,6 +25,7 @@ int			tasker_max_open_tasks = 0;
 int			tasker_max_result_size = 1024;
 int			tasker_max_steps = 20000;
 int			tasker_node_id = 0;
+int			tasker_retention = -1;
 
 void
 tasker_guc_init(void)
@@ -142,6 +143,12 @@ tasker_guc_init(void)
 							"Servers that are to form one system have different ones.",
 							&tasker_node_id, 0, 0, 32767,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("tasker.retention",
+							"How long a task is kept after it ended, with its history.",
+							"-1 keeps tasks for ever.",
+							&tasker_retention, -1, -1, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 
 	MarkGUCPrefixReserved("tasker");
 }

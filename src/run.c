@@ -13,6 +13,7 @@
 #include "handler.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
+#include "retention.h"
 #include "tcop/pquery.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -155,6 +156,9 @@ tasker_run_procedure(PG_FUNCTION_ARGS)
 
 		CHECK_FOR_INTERRUPTS();
 		worked = tick(tasker_now(), TIMERS_AT_ONCE) > 0;
+		commit();
+		if (expire_due(tasker_now()))
+			worked = true;
 		commit();
 		(void) definition_cache_check();
 		runner.claim = (int) Min(runner.claim, steps);

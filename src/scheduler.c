@@ -22,6 +22,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "queues.h"
+#include "retention.h"
 #include "storage/ipc.h"
 #include "utils/acl.h"
 #include "utils/memutils.h"
@@ -450,12 +451,20 @@ serve_lanes(int *refusals)
 
 /* ------------------------------------------------------------- the loop */
 
+static long
+ms_until(TimestampTz due)
+{
+	return due == DT_NOEND ? LONGEST_SLEEP_MS :
+		(long) Min((due - tasker_now()) / 1000 + 1, LONGEST_SLEEP_MS);
+}
+
 /* Do what is to be done now. Returns for how long to sleep. */
 static long
 one_turn(bool *queues_changed)
 {
 	TaskerShared *shared = tasker_shared();
 	TimestampTz due;
+	TimestampTz retention_due;
 	long		sleep;
 	bool		served;
 	int			done;
@@ -486,11 +495,12 @@ one_turn(bool *queues_changed)
 	scheduler_slot(MyDatabaseId)->next_due = due;
 	LWLockRelease(&shared->lock);
 
+	retention_due = retention_turn();
+
 	if (done >= TIMERS_AT_ONCE || refusals > 0)
 		return 0;
-	sleep = due == DT_NOEND ? LONGEST_SLEEP_MS :
-		(long) Min((due - tasker_now()) / 1000 + 1, LONGEST_SLEEP_MS);
-	sleep = Max(sleep, done > 0 ? 0 : SHORTEST_SLEEP_MS);
+	sleep = Max(ms_until(due), done > 0 ? 0 : SHORTEST_SLEEP_MS);
+	sleep = Min(sleep, Max(ms_until(retention_due), 0));
 	return served ? sleep : Min(sleep, 1000);
 }
 

@@ -6,6 +6,7 @@
 
 #include "clock.h"
 #include "handler.h"
+#include "history_ring.h"
 #include "process.h"
 
 PG_MODULE_MAGIC;
@@ -20,6 +21,7 @@ _PG_init(void)
 	tasker_query_init();
 	tasker_shared_init();
 	handler_init();
+	history_ring_init();
 	launcher_init();
 	lifecycle_init();
 }

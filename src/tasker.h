@@ -146,6 +146,7 @@ extern int	tasker_max_open_tasks;
 extern int	tasker_max_result_size;
 extern int	tasker_max_steps;
 extern int	tasker_node_id;
+extern int	tasker_retention;
 
 extern void tasker_guc_init(void);
 
