@@ -128,6 +128,17 @@ extern double backoff_seconds(const Backoff *backoff, int attempts, double rando
 
 extern void expire_leases(Datum task_ids, Datum step_ids, TimestampTz now);
 
+/* ------------------------------------------------------------ cut_off.c */
+
+/*
+ * The error of a step in the midst of which its process ended, and the lock
+ * under which such steps run one after the other: no two at a time.
+ */
+#define CUT_OFF_STATE	"TK430"
+#define CUT_OFF_LOCK	"1413567307, 430"
+
+extern void record_cut_offs(void);
+
 /* ------------------------------------------------------------ due.c */
 
 extern int	tick(TimestampTz now, int limit);

@@ -62,6 +62,9 @@
 #define ERRCODE_TASKER_STALE_LEASE			MAKE_SQLSTATE('T', 'K', '4', '2', '0')
 #define ERRCODE_TASKER_LEASE_EXPIRED		MAKE_SQLSTATE('T', 'K', '4', '2', '1')
 
+/* TK43x: the process that ran the step ended under it */
+#define ERRCODE_TASKER_CUT_OFF				MAKE_SQLSTATE('T', 'K', '4', '3', '0')
+
 /* TK5xx: the caller may not */
 #define ERRCODE_TASKER_ACCESS				MAKE_SQLSTATE('T', 'K', '5', '0', '0')
 

@@ -17,6 +17,7 @@
 #include "handler.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "recorder.h"
 #include "storage/ipc.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
@@ -48,6 +49,8 @@ free_slot(int code, Datum arg)
 	Oid			database = my_slot->database;
 	bool		connected = my_slot->connected;
 
+	recorder_close(my_slot->stop);	/* it was in somebody's way: no step's
+									 * fault */
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	pg_atomic_write_u64(&my_slot->task_id, 0);
 	my_slot->state = EXECUTOR_FREE;
@@ -147,6 +150,7 @@ one_batch(BatchRunner *runner)
 		else
 			my_slot->stop = true;
 		process_commit();
+		recorder_clear();
 		LockReleaseAll(USER_LOCKMETHOD, true);	/* session's advisory locks */
 		fault_point("batch-committed");
 		batch_succeeded(runner, &result);
@@ -163,6 +167,7 @@ one_batch(BatchRunner *runner)
 		(void) handler_timed_out();
 		interrupted = was_interrupted();
 		process_abort();
+		recorder_clear();
 		LockReleaseAll(USER_LOCKMETHOD, true);
 		MemoryContextSwitchTo(context);
 		ereport(DEBUG1,
@@ -200,6 +205,7 @@ tasker_executor_main(Datum arg)
 
 	handler_limit(process_begin(my_slot->database, my_slot->role));
 	pgstat_report_appname("tasker executor");
+	recorder_open();
 	batch_runner_init(&runner, -my_slot->owner);
 	runner.taken = note_taken;
 	runner.running = note_running;

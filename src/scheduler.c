@@ -469,6 +469,7 @@ one_turn(void)
 
 	process_begin_transaction();
 	reap_executors();
+	record_cut_offs();
 	served = serve_lanes(&refusals);
 	due = next_due();
 	process_commit();

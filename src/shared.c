@@ -10,6 +10,7 @@
 
 #include "access/xact.h"
 #include "miscadmin.h"
+#include "recorder.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
 
@@ -58,6 +59,7 @@ attach(void)
 			pg_atomic_init_u32(&shared->executors[i].step_id, 0);
 		}
 	}
+	recorder_attach(!found);
 	LWLockRelease(AddinShmemInitLock);
 	LWLockRegisterTranche(shared->lock.tranche, "tasker");
 }
