@@ -16,6 +16,7 @@
 #include "fault.h"
 #include "handler.h"
 #include "miscadmin.h"
+#include "recorder.h"
 #include "results.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
@@ -311,6 +312,7 @@ run_attempt(BatchStep *step, BatchRunner *runner, MemoryContext context)
 	runner->last_task = step->key.task_id;
 	runner->last_step = step->key.step_id;
 	step->started_at = tasker_now();
+	recorder_step(step->key.task_id, step->key.step_id, begun);
 	if (runner->running != NULL)
 		runner->running(step->key.task_id, step->key.step_id);
 	if (runner->mode == BATCH_OPTIMISTIC)
@@ -322,6 +324,7 @@ run_attempt(BatchStep *step, BatchRunner *runner, MemoryContext context)
 		call_protected(step, runner, context);
 	if (runner->running != NULL)
 		runner->running(0, 0);
+	recorder_step_ended();
 	ended = GetCurrentTimestamp();
 	note_duration(step->def->handler, (double) (ended - begun) / 1000.0);
 	if (step->ended_at == 0)

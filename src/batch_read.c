@@ -10,13 +10,15 @@
 #include "access/detoast.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "engine.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
 /*
  * Take steps in the order of their rank. A row whose step has ended for good
- * goes too; one whose step or task is merely not ready now stays. What is locked,
- * and by somebody else makes a row be passed over, is the macro's argument.
+ * goes too; one whose step or task is merely not ready now stays. Steps that cost
+ * an attempt when their process ended are taken by one batch at a time. What is
+ * locked, and by somebody else makes a row be passed over, is the macro's argument.
  */
 #define TAKE(locking) \
 	"WITH c AS (SELECT q.lane, q.rank, q.task_id, q.step_id, s.step_no, s.attempts, s.state::text AS state " \
@@ -25,6 +27,8 @@
 	"JOIN tasker.tasks t ON t.task_id = q.task_id " \
 	"WHERE q.lane = $1 AND ((s.state = 'enqueued' AND t.state IN ('pending', 'in_progress')) " \
 	"OR s.state IN ('complete', 'cancelled', 'skipped', 'resolved_manually')) " \
+	"AND (s.attempts = 0 OR s.last_error IS NULL OR s.last_error ->> 'sqlstate' <> '" CUT_OFF_STATE "' " \
+	"OR pg_catalog.pg_try_advisory_xact_lock(" CUT_OFF_LOCK ")) " \
 	"ORDER BY q.rank, q.task_id, q.step_id LIMIT $2 " locking "), " \
 	"d AS (DELETE FROM tasker.ready_queue q USING c " \
 	"WHERE q.lane = c.lane AND q.rank = c.rank AND q.task_id = c.task_id AND q.step_id = c.step_id) " \
@@ -66,7 +70,7 @@ static TaskerQuery read_children = {
 	"JOIN tasker.workflow_step_edges e ON e.task_id = c.task_id AND e.from_step_id = c.step_id "
 	"JOIN tasker.workflow_steps s ON s.task_id = e.task_id AND s.step_id = e.to_step_id "
 	"JOIN tasker.tasks t ON t.task_id = e.task_id "
-	"WHERE s.state = 'pending' AND s.lane = $3 AND s.next_attempt_at IS NULL "
+	"WHERE s.state = 'pending' AND s.lane = $3 AND s.next_attempt_at IS NULL AND s.last_error IS NULL "
 	"AND t.state IN ('pending', 'in_progress')",
 	.args = {INT8ARRAYOID, INT4ARRAYOID, INT4OID},
 	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, INT4OID},

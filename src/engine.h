@@ -155,6 +155,17 @@ extern BackoffKind backoff_kind_from_text(Datum kind);
 extern double interval_seconds(const Interval *interval);
 extern double backoff_seconds(const Backoff *backoff, int attempts, double random);
 
+/* ------------------------------------------------------------ cut_off.c */
+
+/*
+ * The error of a step in the midst of which its process ended, and the lock
+ * under which such steps run one after the other: no two at a time.
+ */
+#define CUT_OFF_STATE	"TK430"
+#define CUT_OFF_LOCK	"1413567307, 430"
+
+extern void record_cut_offs(void);
+
 /* ------------------------------------------------------------ due.c */
 
 extern int	tick(TimestampTz now, int limit);

@@ -10,6 +10,7 @@
 #include "explain.h"
 
 #include "catalog/pg_type.h"
+#include "engine.h"
 
 #define MAX_AHEAD	10000		/* steps ahead that are counted */
 /* A queue that nobody asked for so long is not being served. */
@@ -121,6 +122,14 @@ add_time_obstacles(ExplainedStep *step)
 						 step->task_id);
 	if (obstacle != NULL)
 		appendStringInfo(step->out, " But %s.", obstacle);
+}
+
+/* It ran before, and its process ended in the midst of it. */
+static void
+add_cut_off(ExplainedStep *step)
+{
+	if (step->sqlstate != NULL && strcmp(step->sqlstate, CUT_OFF_STATE) == 0)
+		appendStringInfo(step->out, " The last time %s; if it happens again, that attempt fails.", step->error);
 }
 
 /* It is not over, but the task is. Returns whether it is so. */
@@ -409,6 +418,7 @@ explain_enqueued(ExplainedStep *step)
 		appendStringInfo(step->out, " is ready to run, but %s.",
 						 executor_obstacle(step));
 		add_ahead(step);
+		add_cut_off(step);
 	}
 }
 

@@ -14,6 +14,8 @@
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "retention.h"
+#include "recorder.h"
+#include "storage/ipc.h"
 #include "tcop/pquery.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -50,6 +52,7 @@ rollback_and_blame(BatchRunner *runner, ErrorData *error)
 {
 	FlushErrorState();
 	tasker_abandon();
+	recorder_clear();
 	(void) handler_timed_out();
 	/* SPI accounts for the portal's snapshot, not for those the error left */
 	while (ActiveSnapshotSet() &&
@@ -85,6 +88,7 @@ one_batch(BatchRunner *runner, MemoryContext context, int *steps)
 		BatchResult result = run_batch(runner);
 
 		commit();
+		recorder_clear();
 		batch_succeeded(runner, &result);
 		runner->mode = BATCH_PROTECTED; /* the session is the caller's: no
 										 * surprises */
@@ -103,6 +107,27 @@ one_batch(BatchRunner *runner, MemoryContext context, int *steps)
 	MemoryContextSwitchTo(context);
 	*steps = ended;
 	return worked;
+}
+
+static void
+leave(int code, Datum arg)
+{
+	recorder_close(false);
+}
+
+/* Have the session record what it runs, and see what others left unfinished. */
+static void
+begin_running(void)
+{
+	static bool at_exit = false;
+
+	if (!at_exit)
+		before_shmem_exit(leave, (Datum) 0);
+	at_exit = true;
+	recorder_open();
+	(void) definition_cache_check();
+	record_cut_offs();
+	commit();
 }
 
 /* Refuse a procedure's call where it may not commit; the message says that it does. */
@@ -147,6 +172,7 @@ tasker_run_procedure(PG_FUNCTION_ARGS)
 
 	check_call(fcinfo);
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	begin_running();
 	batch_runner_init(&runner, own_lane());
 	runner.mode = BATCH_PROTECTED;
 	while (steps > 0)

@@ -360,7 +360,6 @@ reserve_slot(const Lane *lane)
 		slot->stop = false;
 		slot->connected = false;
 		slot->interrupted = false;
-		slot->died_task = 0;
 		slot->since = GetCurrentTimestamp();
 	}
 	LWLockRelease(&shared->lock);
@@ -486,7 +485,7 @@ one_turn(bool *queues_changed)
 
 	process_begin_transaction();
 	reap_executors();
-	blame_ended_executors();
+	record_cut_offs();
 	served = serve_lanes(&refusals);
 	due = next_due();
 	process_commit();

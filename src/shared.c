@@ -10,6 +10,7 @@
 
 #include "access/xact.h"
 #include "miscadmin.h"
+#include "recorder.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
 #include "tasker.h"
@@ -63,6 +64,7 @@ attach(void)
 		for (int i = 0; i < TASKER_MAX_QUEUES; i++)
 			pg_atomic_init_u64(&shared->queues[i].served_at, 0);
 	}
+	recorder_attach(!found);
 	LWLockRelease(AddinShmemInitLock);
 	LWLockRegisterTranche(shared->lock.tranche, "tasker");
 }

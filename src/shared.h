@@ -58,9 +58,6 @@ typedef struct ExecutorSlot
 	bool		stop;
 	bool		connected;		/* has been a session of its role */
 	bool		interrupted;	/* its task was cancelled under it */
-	int64		died_task;		/* in which step its process was ended, 0 if
-								 * in none; until the scheduler has seen it */
-	int			died_step;
 	TimestampTz since;			/* start of the step, or of the state */
 	pg_atomic_uint64 task_id;	/* what it runs now, 0 between steps */
 	pg_atomic_uint32 step_id;
