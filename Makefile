@@ -14,7 +14,7 @@ OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
 
 # The install script: one file per topic, joined in this order.
 SQL_PARTS = schema states tables owners triggers definition creation readiness \
-	handlers operators claims explain processes views access
+	handlers operators claims explain processes guard views access
 SQL_FILES = $(SQL_PARTS:%=sql/%.sql)
 
 REGRESS_OPTS = --inputdir=test --load-extension=tasker

@@ -6,11 +6,12 @@
 CREATE TABLE tasker.owners (
 	owner_id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
 	role_name name NOT NULL,
-	role_oid oid NOT NULL,
+	role_oid oid,
 	UNIQUE (role_oid, role_name)
 );
 COMMENT ON TABLE tasker.owners IS
 'Roles that own tasks or definitions. A name and an oid, not a role reference: a restore where a role is missing loses no task. Both must agree before a step runs.';
+COMMENT ON COLUMN tasker.owners.role_oid IS 'Null: adopt found no role of this name on the server that the database came to.';
 
 CREATE TABLE tasker.task_namespaces (
 	namespace_id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -244,6 +245,33 @@ CREATE TABLE tasker.access_grants (
 );
 COMMENT ON TABLE tasker.access_grants IS 'What grant_access gave to whom.';
 
+-- ------------------------------------------------------------ original or copy
+-- Where the database was armed, and by what a dump of it is known. "here" is
+-- not dumped, "origin" is: what has only the latter was restored.
+CREATE TABLE tasker.here (
+	the_row boolean PRIMARY KEY DEFAULT true CHECK (the_row),
+	token uuid NOT NULL,
+	armed boolean NOT NULL,
+	reason text,
+	since timestamptz NOT NULL,
+	database_oid oid NOT NULL,
+	system_identifier bigint NOT NULL,
+	catalog_xid xid NOT NULL,
+	row_xid xid NOT NULL
+);
+COMMENT ON TABLE tasker.here IS 'Where this database was armed, one row, or none if it is new or was restored: tasker.guard() judges by it whether the database is the original or a copy.';
+COMMENT ON COLUMN tasker.here.token IS 'Made anew by each arming; tasker.origin has it too.';
+COMMENT ON COLUMN tasker.here.armed IS 'False once it was found to be a copy, until tasker.adopt().';
+COMMENT ON COLUMN tasker.here.reason IS 'Why it is disarmed.';
+COMMENT ON COLUMN tasker.here.catalog_xid IS 'Which transaction made the catalog''s entry of this table: pg_upgrade makes it anew, no other copy of the files does.';
+COMMENT ON COLUMN tasker.here.row_xid IS 'Which transaction wrote this row: one that came by replication was written by another.';
+
+CREATE TABLE tasker.origin (
+	token uuid PRIMARY KEY,
+	armed_at timestamptz NOT NULL
+);
+COMMENT ON TABLE tasker.origin IS 'The token of the database that these rows belong to, dumped with them.';
+
 -- Parts of others, for whoever comes across them.
 COMMENT ON TABLE tasker.task_transitions_0 IS 'Slot 0 of task_transitions.';
 COMMENT ON TABLE tasker.task_transitions_1 IS 'Slot 1 of task_transitions.';
@@ -286,3 +314,4 @@ SELECT pg_catalog.pg_extension_config_dump('tasker.workflow_step_transitions_1',
 SELECT pg_catalog.pg_extension_config_dump('tasker.workflow_step_transitions_2', '');
 SELECT pg_catalog.pg_extension_config_dump('tasker.workflow_step_transitions_3', '');
 SELECT pg_catalog.pg_extension_config_dump('tasker.access_grants', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.origin', '');

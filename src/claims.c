@@ -12,6 +12,7 @@
 
 #include "catalog/pg_type.h"
 #include "engine.h"
+#include "guard.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "shared.h"
@@ -277,6 +278,8 @@ claim_once(FunctionCallInfo fcinfo, const Claim *claim, int first)
 
 	batch->wave = palloc(claim->limit * sizeof(BatchStep *));
 	dequeue(batch, claim, checkpoints, queues);
+	guard_require_armed();		/* now: who saw the rows sees what came with
+								 * them */
 	load_inputs(batch);
 	if (batch->nwave > 0)
 		lease_steps(batch, claim, leases, ends, now);
@@ -324,6 +327,7 @@ claim_and_wait(FunctionCallInfo fcinfo, Claim *claim, int first)
 	Datum		queues[1] = {claim->queues};
 	uint64		n;
 
+	guard_require_enabled();
 	tasker_enter(&section);
 	claim->owner = (Datum) 0;
 	claim->no_owner = scope(&claim->owner);

@@ -11,6 +11,7 @@
 #include "engine.h"
 
 #include "catalog/pg_type.h"
+#include "guard.h"
 #include "miscadmin.h"
 
 static TaskerQuery take_step_timers = {
@@ -164,5 +165,6 @@ tasker_tick(PG_FUNCTION_ARGS)
 				 errdetail("Role \"%s\" does not have level operator.",
 						   GetUserNameFromId(GetUserId(), false)),
 				 errhint("The scheduler does it by itself; tasker.start() starts it.")));
+	guard_require_armed();
 	PG_RETURN_INT32(tick(now, limit));
 }

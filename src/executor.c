@@ -14,6 +14,7 @@
 #include "batch.h"
 #include "definition_cache.h"
 #include "fault.h"
+#include "guard.h"
 #include "handler.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -181,7 +182,7 @@ one_batch(BatchRunner *runner)
 static bool
 should_leave(void)
 {
-	return my_slot->stop || !tasker_enabled;
+	return my_slot->stop || !tasker_enabled || guard_was_revoked();
 }
 
 void

@@ -10,6 +10,7 @@
 #include "batch.h"
 #include "definition_cache.h"
 #include "engine.h"
+#include "guard.h"
 #include "handler.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
@@ -123,6 +124,20 @@ check_call(FunctionCallInfo fcinfo)
 				 errmsg("permission denied to run steps"),
 				 errdetail("Role \"%s\" does not have level submitter.", GetUserNameFromId(GetUserId(), false)),
 				 errhint("A superuser can give it: SELECT tasker.grant_access('…', 'submitter').")));
+	guard_require_enabled();
+}
+
+/* What is found out about a copy is to stay, so it is committed first. */
+static void
+check_guard(void)
+{
+	GuardStatus status;
+
+	if (guard_is_armed())
+		return;
+	status = guard_check();
+	commit();
+	guard_refuse(&status);
 }
 
 PG_FUNCTION_INFO_V1(tasker_run_procedure);
@@ -147,6 +162,7 @@ tasker_run_procedure(PG_FUNCTION_ARGS)
 		int			ended;
 
 		CHECK_FOR_INTERRUPTS();
+		check_guard();
 		worked = tick(tasker_now(), TIMERS_AT_ONCE) > 0;
 		commit();
 		(void) definition_cache_check();

@@ -57,6 +57,8 @@ attach(void)
 			pg_atomic_init_u64(&shared->executors[i].task_id, 0);
 			pg_atomic_init_u32(&shared->executors[i].step_id, 0);
 		}
+		for (int i = 0; i < TASKER_MAX_DATABASES; i++)
+			pg_atomic_init_u32(&shared->guards[i].word, 0);
 	}
 	LWLockRelease(AddinShmemInitLock);
 	LWLockRegisterTranche(shared->lock.tranche, "tasker");

@@ -68,6 +68,14 @@ typedef struct WaiterSlot
 	int			lanes[TASKER_WAITER_LANES];
 } WaiterSlot;
 
+/* What is known of a database's being the original (guard.c). */
+typedef struct GuardSlot
+{
+	Oid			database;		/* InvalidOid: free */
+	bool		logged;			/* that it is disarmed */
+	pg_atomic_uint32 word;		/* odd: it is armed */
+} GuardSlot;
+
 typedef struct TaskerShared
 {
 	LWLock		lock;			/* protects all but the atomics */
@@ -76,6 +84,7 @@ typedef struct TaskerShared
 	SchedulerSlot schedulers[TASKER_MAX_DATABASES];
 	ExecutorSlot executors[TASKER_MAX_EXECUTORS];
 	WaiterSlot	waiters[TASKER_MAX_WAITERS];
+	GuardSlot	guards[TASKER_MAX_DATABASES];
 } TaskerShared;
 
 extern void tasker_shared_init(void);

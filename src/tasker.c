@@ -5,6 +5,7 @@
 #include "tasker.h"
 
 #include "clock.h"
+#include "guard.h"
 #include "handler.h"
 #include "process.h"
 
@@ -19,6 +20,7 @@ _PG_init(void)
 	tasker_guc_init();
 	tasker_query_init();
 	tasker_shared_init();
+	guard_init();
 	handler_init();
 	launcher_init();
 	lifecycle_init();
