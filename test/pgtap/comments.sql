@@ -80,7 +80,7 @@ SELECT pg_temp.none((SELECT array_agg(m.name ORDER BY m.name) FROM member m JOIN
 		-- definitions are for everybody with a level to read
 		'task_namespaces', 'queues', 'named_tasks', 'named_steps', 'named_step_edges',
 		-- granted to nobody
-		'access_grants', 'idempotency_keys', 'ready_queue', 'timers')),
+		'access_grants', 'idempotency_keys', 'ready_queue', 'timers', 'here', 'origin')),
 	'every table of users'' data has a row security policy');
 
 -- ----------------------------------------------------------------------- dump
@@ -89,7 +89,9 @@ SELECT pg_temp.none((SELECT array_agg(m.name ORDER BY m.name) FROM member m JOIN
 	AND c.oid <> ALL ((SELECT extconfig FROM pg_extension WHERE extname = 'tasker')::oid[])
 	AND c.relname NOT IN (
 		-- partitioned: registering the parent has no effect, each leaf is registered
-		'task_transitions', 'workflow_step_transitions')),
+		'task_transitions', 'workflow_step_transitions',
+		-- says where the database is, so a dump must not have it
+		'here')),
 	'every table, leaf and sequence with users'' data is dumped');
 SELECT pg_temp.none((SELECT array_agg(c.oid::regclass::text) FROM pg_extension e, unnest(e.extconfig, e.extcondition) x (oid, condition)
 	JOIN pg_class c ON c.oid = x.oid WHERE e.extname = 'tasker' AND x.condition <> ''), 'with every row of it');
