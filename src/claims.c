@@ -269,11 +269,11 @@ claim_once(FunctionCallInfo fcinfo, const Claim *claim, int first)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	Batch	   *batch = batch_begin(NULL);
 	MemoryContext old_context = MemoryContextSwitchTo(batch->context);
-	TimestampTz now = tasker_now();
 	Datum	   *leases = palloc(claim->limit * sizeof(Datum));
 	Datum	   *ends = palloc(claim->limit * sizeof(Datum));
 	Jsonb	  **checkpoints = palloc(claim->limit * sizeof(Jsonb *));
 	char	  **queues = palloc(claim->limit * sizeof(char *));
+	TimestampTz now;
 	int			n;
 
 	batch->wave = palloc(claim->limit * sizeof(BatchStep *));
@@ -281,6 +281,7 @@ claim_once(FunctionCallInfo fcinfo, const Claim *claim, int first)
 	guard_require_armed();		/* now: who saw the rows sees what came with
 								 * them */
 	load_inputs(batch);
+	now = tasker_now();			/* not before a parent ended that let go of a step just now */
 	if (batch->nwave > 0)
 		lease_steps(batch, claim, leases, ends, now);
 
