@@ -1,6 +1,7 @@
 -- Tables. A table, leaf or sequence that holds users' data is registered with
 -- pg_extension_config_dump, one call a statement, and this script inserts no
--- row into it: both are needed for dump and restore to keep every row.
+-- row into it: both are needed for dump and restore to keep every row. There are
+-- no foreign keys: pg_restore -j loads the tables in any order.
 
 -- ---------------------------------------------------------------- definitions
 CREATE TABLE tasker.owners (
@@ -30,7 +31,7 @@ COMMENT ON TABLE tasker.queues IS 'Queues that external workers claim steps from
 
 CREATE TABLE tasker.named_tasks (
 	named_task_id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-	namespace_id int NOT NULL REFERENCES tasker.task_namespaces,
+	namespace_id int NOT NULL,
 	name text NOT NULL,
 	version text NOT NULL,
 	description text,
@@ -44,6 +45,7 @@ CREATE TABLE tasker.named_tasks (
 	UNIQUE (namespace_id, name, version)
 );
 COMMENT ON TABLE tasker.named_tasks IS 'Workflow definitions, one row a version, immutable but for is_default.';
+COMMENT ON COLUMN tasker.named_tasks.namespace_id IS 'task_namespaces.namespace_id.';
 COMMENT ON COLUMN tasker.named_tasks.is_default IS 'The version that create_task takes when it is given none; one a name.';
 COMMENT ON COLUMN tasker.named_tasks.runs_in_database IS 'Some step has a function or sql handler, so whoever submits it must be able to have a session.';
 COMMENT ON COLUMN tasker.named_tasks.owner IS 'owners.owner_id of the role that defined it.';

@@ -281,7 +281,8 @@ claim_once(FunctionCallInfo fcinfo, const Claim *claim, int first)
 	guard_require_armed();		/* now: who saw the rows sees what came with
 								 * them */
 	load_inputs(batch);
-	now = tasker_now();			/* not before a parent ended that let go of a step just now */
+	now = tasker_now();			/* not before a parent ended that let go of a
+								 * step just now */
 	if (batch->nwave > 0)
 		lease_steps(batch, claim, leases, ends, now);
 

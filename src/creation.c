@@ -419,8 +419,8 @@ create(Request *request)
 	tasker_enter(&section);
 	check_request(request);
 	guard_arm_if_new();
-	template = look_up_template(request);
 	owner = owner_id_for(tasker_caller());
+	template = look_up_template(request);
 	sequence = task_id_sequence();
 	for (int i = 0; i < request->n; i++)
 		ids[i] = next_task_id(sequence);

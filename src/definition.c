@@ -224,6 +224,7 @@ store(VersionName *v, const Definition *definition, Datum document, bool is_defa
 
 	tasker_enter(&section);
 	guard_arm_if_new();
+	(void) owner_id_for(tasker_caller());	/* in a copy it may refuse */
 	lock_name(v);
 	while ((id = find_same(v, document, true)) == 0)
 	{

@@ -154,6 +154,7 @@ tasker_run_procedure(PG_FUNCTION_ARGS)
 
 	check_call(fcinfo);
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	check_guard();
 	batch_runner_init(&runner, own_lane());
 	runner.mode = BATCH_PROTECTED;
 	while (steps > 0)
