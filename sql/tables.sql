@@ -266,7 +266,7 @@ COMMENT ON COLUMN tasker.here.token IS 'Made anew by each arming; tasker.origin 
 COMMENT ON COLUMN tasker.here.armed IS 'False once it was found to be a copy, until tasker.adopt().';
 COMMENT ON COLUMN tasker.here.reason IS 'Why it is disarmed.';
 COMMENT ON COLUMN tasker.here.catalog_xid IS 'Which transaction made the catalog''s entry of this table: pg_upgrade makes it anew, no other copy of the files does.';
-COMMENT ON COLUMN tasker.here.row_xid IS 'Which transaction wrote this row: one that came by replication was written by another.';
+COMMENT ON COLUMN tasker.here.row_xid IS 'Which transaction wrote this row: one that came by replication was written by another. 0 when rows of tasks came from elsewhere.';
 
 CREATE TABLE tasker.origin (
 	token uuid PRIMARY KEY,

@@ -69,11 +69,17 @@ static TaskerQuery read_facts = {
 	BOOLOID, BOOLOID, BOOLOID, BOOLOID},
 };
 
-/* $1 null: whatever the token is. */
+/* A row that came from elsewhere does not become one that was written here. */
 static TaskerQuery disarm_row = {
-	.sql = "UPDATE tasker.here SET armed = false, reason = $2, since = $3, row_xid = $4 "
-	"WHERE armed AND ($1 IS NULL OR token = $1::uuid)",
+	.sql = "UPDATE tasker.here SET armed = false, reason = $2, since = $3, "
+	"row_xid = CASE WHEN row_xid = xmin THEN $4 ELSE row_xid END "
+	"WHERE armed AND token = $1::uuid",
 	.args = {TEXTOID, TEXTOID, TIMESTAMPTZOID, XIDOID},
+};
+
+static TaskerQuery disarm_by_rows = {
+	.sql = "UPDATE tasker.here SET armed = false, reason = $1, since = $2, row_xid = '0' WHERE armed",
+	.args = {TEXTOID, TIMESTAMPTZOID},
 };
 
 static TaskerQuery move_row = {
@@ -388,7 +394,7 @@ status_of(const GuardFacts *facts, const GuardLine *line)
 		.state = line->state,
 		.reason = line->reason != NULL ? line->reason : facts->reason,
 		.since = facts->since,
-		.by_rows = !facts->has_row || facts->foreign_origin,
+		.by_rows = !facts->has_row || !facts->same_row || facts->foreign_origin,
 	};
 
 	return status;
@@ -404,22 +410,20 @@ guard_look(void)
 	return status_of(&facts, apply_rule(&facts));
 }
 
-/* Have the row say that the database is disarmed; returns whether it did not. */
-static bool
+/* Have the row say that the database is disarmed. */
+static void
 disarm(const char *token, const char *reason)
 {
 	TaskerSection section;
 	Datum		values[4];
-	bool		disarmed;
 
 	tasker_enter(&section);
-	values[0] = token == NULL ? (Datum) 0 : CStringGetTextDatum(token);
+	values[0] = CStringGetTextDatum(token);
 	values[1] = CStringGetTextDatum(reason);
 	values[2] = TimestampTzGetDatum(tasker_now());
 	values[3] = TransactionIdGetDatum(GetCurrentTransactionId());
-	disarmed = tasker_run(&disarm_row, values, token == NULL ? "n   " : NULL) > 0;
+	tasker_run(&disarm_row, values, NULL);
 	tasker_leave(&section);
-	return disarmed;
 }
 
 /* The database is not where its row says, and rightly so. */
@@ -471,7 +475,7 @@ guard_check(void)
 	if (!RecoveryInProgress() && !XactReadOnly)
 	{
 		if (status.state == GUARD_DISARMED && facts.has_row && facts.armed)
-			(void) disarm(facts.token, status.reason);
+			disarm(facts.token, status.reason);
 		if (line->moves)
 			move(facts.token);
 	}
@@ -592,6 +596,10 @@ tasker_guard(PG_FUNCTION_ARGS)
 Datum
 tasker_tasks_arrive(PG_FUNCTION_ARGS)
 {
+	TaskerSection section;
+	Datum		values[2];
+	bool		disarmed;
+
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
@@ -600,7 +608,12 @@ tasker_tasks_arrive(PG_FUNCTION_ARGS)
 				 errhint("It is for tasker's own table.")));
 	if (tasker_inside())
 		return PointerGetDatum(NULL);
-	if (disarm(NULL, "rows were inserted into tasker.tasks by other ways than its functions"))
+	tasker_enter(&section);
+	values[0] = CStringGetTextDatum("rows were inserted into tasker.tasks by other ways than its functions");
+	values[1] = TimestampTzGetDatum(tasker_now());
+	disarmed = tasker_run(&disarm_by_rows, values, NULL) > 0;
+	tasker_leave(&section);
+	if (disarmed)
 	{
 		guard_changed();
 		ereport(WARNING,
