@@ -50,7 +50,7 @@ static TaskerQuery map_owners = {
 
 static TaskerQuery missing_roles = {
 	.sql = "SELECT pg_catalog.string_agg(DISTINCT pg_catalog.quote_ident(o.role_name), ', ') FROM tasker.owners o "
-	"WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = o.role_oid)",
+	"WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = o.role_oid OR r.rolname = o.role_name)",
 	.columns = {TEXTOID},
 };
 

@@ -524,20 +524,22 @@ guard_require_enabled(void)
 
 /* -------------------------------------------------------------------- arming */
 
-/* Write where the database is, by the query, under a new token. */
-static void
+/* Write where the database is, by the query, under a new token; returns whether it did. */
+static bool
 arm(TaskerQuery *query)
 {
 	TaskerSection section;
 	Datum		values[4];
 	char		token[GUARD_TOKEN_LENGTH + 1];
+	bool		armed;
 
 	tasker_enter(&section);
 	values[0] = TimestampTzGetDatum(tasker_now());
 	values[1] = ObjectIdGetDatum(MyDatabaseId);
 	values[2] = Int64GetDatum((int64) GetSystemIdentifier());
 	values[3] = TransactionIdGetDatum(GetCurrentTransactionId());
-	if (tasker_run(query, values, NULL) > 0)
+	armed = tasker_run(query, values, NULL) > 0;
+	if (armed)
 	{
 		strlcpy(token, TextDatumGetCString(tasker_value_notnull(0, 1)), sizeof(token));
 		tasker_run(&forget_origins, NULL, NULL);
@@ -546,16 +548,17 @@ arm(TaskerQuery *query)
 		tasker_run(&insert_origin, values, NULL);
 		marker_write(token);
 		guard_changed();
-		wake_launcher_at_commit();
 	}
 	tasker_leave(&section);
+	return armed;
 }
 
-/* A copy becomes the one that runs. */
+/* A copy becomes the one that runs; it may not even have a scheduler yet. */
 void
 guard_arm(void)
 {
-	arm(&replace_row);
+	(void) arm(&replace_row);
+	wake_launcher_at_commit();
 }
 
 /*
@@ -565,8 +568,8 @@ guard_arm(void)
 void
 guard_arm_if_new(void)
 {
-	if (!guard_is_armed() && guard_check().state == GUARD_NEW)
-		arm(&insert_row);
+	if (!guard_is_armed() && guard_check().state == GUARD_NEW && arm(&insert_row))
+		wake_timer_at_commit(tasker_now());
 }
 
 PG_FUNCTION_INFO_V1(tasker_guard);
