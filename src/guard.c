@@ -11,8 +11,8 @@
  *
  * The scheduler applies it at its start and, but for what the data directory
  * tells, in each turn; whoever else wants to run or hand out something asks
- * here too. That a database is armed is kept in shared memory, which is all
- * that a call looks at then; that it is not is found out anew each time.
+ * here too. That a database is armed all sessions know then (guard_known.c);
+ * that it is not is found out anew each time.
  */
 #include "guard.h"
 
@@ -200,130 +200,6 @@ static const GuardLine rule[] = {
 	{is_anything, GUARD_DISARMED, "its server's files are a copy: of a base backup, from an archive, or of a clone"},
 };
 
-/* ---------------------------------------------------- what all sessions know */
-
-/* This transaction changed what the rule goes by. */
-static bool changed = false;
-
-/* The database's slot, or NULL if there is no more room for one. */
-static GuardSlot *
-guard_slot(void)
-{
-	static GuardSlot *slot = NULL;
-	TaskerShared *shared = tasker_shared();
-
-	if (slot != NULL)
-		return slot;
-	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < TASKER_MAX_DATABASES && slot == NULL; i++)
-		if (shared->guards[i].database == MyDatabaseId)
-			slot = &shared->guards[i];
-	for (int i = 0; i < TASKER_MAX_DATABASES && slot == NULL; i++)
-		if (!OidIsValid(shared->guards[i].database))
-		{
-			slot = &shared->guards[i];
-			slot->database = MyDatabaseId;
-		}
-	LWLockRelease(&shared->lock);
-	return slot;
-}
-
-/* The database is gone. */
-void
-guard_forget_database(Oid database)
-{
-	TaskerShared *shared = tasker_shared();
-
-	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < TASKER_MAX_DATABASES; i++)
-		if (shared->guards[i].database == database)
-		{
-			shared->guards[i].database = InvalidOid;
-			shared->guards[i].logged = false;
-			pg_atomic_write_u32(&shared->guards[i].word, 0);
-		}
-	LWLockRelease(&shared->lock);
-}
-
-/*
- * A word is odd while the database is known to be armed. Each time that it
- * turns even it is a new one, so that whoever looked before does not make it
- * odd afterwards.
- */
-static void
-forget(void)
-{
-	GuardSlot  *slot = guard_slot();
-	uint32		word;
-
-	if (slot == NULL)
-		return;
-	word = pg_atomic_read_u32(&slot->word);
-	while (!pg_atomic_compare_exchange_u32(&slot->word, &word, (word | 1) + 1))
-		;
-}
-
-/* Remember what was found; the word is as it was before the look. */
-static void
-remember(GuardSlot *slot, uint32 word, GuardState state)
-{
-	if (state != GUARD_ARMED)
-	{
-		if (word & 1)
-			forget();
-	}
-	else if (slot != NULL && !changed && !RecoveryInProgress())
-	{
-		(void) pg_atomic_compare_exchange_u32(&slot->word, &word, word | 1);
-		slot->logged = false;
-	}
-}
-
-/* Is the database known to be armed? No query, no lock. */
-bool
-guard_is_armed(void)
-{
-	GuardSlot  *slot = guard_slot();
-
-	return slot != NULL && !changed && (pg_atomic_read_u32(&slot->word) & 1) != 0;
-}
-
-/* Is it not known any more? For who was started because it was. */
-bool
-guard_was_revoked(void)
-{
-	GuardSlot  *slot = guard_slot();
-
-	return slot != NULL && (pg_atomic_read_u32(&slot->word) & 1) == 0;
-}
-
-/* This transaction changes what the rule goes by: when it ends, all look anew. */
-void
-guard_changed(void)
-{
-	changed = true;
-}
-
-/*
- * Before the commit, so that nobody who sees the change goes by what was known
- * before it; and after it, for those who looked in between.
- */
-static void
-xact_callback(XactEvent event, void *arg)
-{
-	if (!changed)
-		return;
-	forget();
-	if (event != XACT_EVENT_PRE_COMMIT && event != XACT_EVENT_PRE_PREPARE)
-		changed = false;
-}
-
-void
-guard_init(void)
-{
-	RegisterXactCallback(xact_callback, NULL);
-}
-
 /* ------------------------------------------------------------------- looking */
 
 static void
@@ -444,11 +320,10 @@ move(const char *token)
 
 /* Once, until it was armed in between. */
 static void
-log_disarmed(GuardSlot *slot, const GuardStatus *status)
+log_disarmed(const GuardStatus *status)
 {
-	if (slot == NULL || slot->logged)
+	if (guard_was_logged())
 		return;
-	slot->logged = true;
 	ereport(LOG,
 			(errcode(ERRCODE_TASKER_DISARMED),
 			 errmsg("tasker runs nothing in database \"%s\"", get_database_name(MyDatabaseId)),
@@ -463,8 +338,7 @@ log_disarmed(GuardSlot *slot, const GuardStatus *status)
 GuardStatus
 guard_check(void)
 {
-	GuardSlot  *slot = guard_slot();
-	uint32		word = slot == NULL ? 0 : pg_atomic_read_u32(&slot->word);
+	uint32		word = guard_word();
 	GuardFacts	facts;
 	const GuardLine *line;
 	GuardStatus status;
@@ -479,9 +353,9 @@ guard_check(void)
 		if (line->moves)
 			move(facts.token);
 	}
-	remember(slot, word, status.state);
+	guard_remember(word, status.state);
 	if (status.state == GUARD_DISARMED)
-		log_disarmed(slot, &status);
+		log_disarmed(&status);
 	return status;
 }
 

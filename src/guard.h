@@ -3,6 +3,7 @@
  *	  Whether this database is the one whose tasks are to run, or a copy of it.
  *
  *	  guard.c			the rule, and what asks it
+ *	  guard_known.c		that it is armed is known to all sessions
  *	  guard_marker.c	what the data directory tells: marker files, the standby
  *	  adopt.c			making a copy the one that runs
  */
@@ -29,18 +30,23 @@ typedef struct GuardStatus
 } GuardStatus;
 
 /* guard.c */
-extern void guard_init(void);
 extern const char *guard_state_name(GuardState state);
 extern GuardStatus guard_look(void);
 extern GuardStatus guard_check(void);
-extern bool guard_is_armed(void);
-extern bool guard_was_revoked(void);
 extern void guard_refuse(const GuardStatus *status);
 extern void guard_require_armed(void);
 extern void guard_require_enabled(void);
 extern void guard_arm_if_new(void);
 extern void guard_arm(void);
+
+/* guard_known.c */
+extern void guard_init(void);
+extern bool guard_is_armed(void);
+extern bool guard_was_revoked(void);
 extern void guard_changed(void);
+extern uint32 guard_word(void);
+extern void guard_remember(uint32 word, GuardState state);
+extern bool guard_was_logged(void);
 extern void guard_forget_database(Oid database);
 
 /* guard_marker.c */
