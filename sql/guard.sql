@@ -2,7 +2,7 @@
 CREATE FUNCTION tasker.guard(OUT state text, OUT reason text, OUT since timestamptz) RETURNS record
 	AS 'MODULE_PATHNAME', 'tasker_guard' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION tasker.guard() IS
-'Whether tasks may run in this database: state is armed; disarmed if it is a copy (restored, cloned, a template''s), which runs nothing until tasker.adopt(); or new if nothing was defined in it yet, which the first definition makes armed. reason says why, since when is null for a new one and for one that was restored.
+'Whether tasks may run in this database: state is armed; disarmed if it is a copy (restored, cloned, a template''s), which runs nothing until tasker.adopt(); or new if nothing was defined in it yet, which the first definition makes armed. reason says why; since is null where that is not written down.
 Example: SELECT state, reason FROM tasker.guard();';
 
 CREATE FUNCTION tasker.adopt(keep_leases boolean DEFAULT false, OUT action text, OUT done bigint, OUT detail text) RETURNS SETOF record
@@ -19,6 +19,6 @@ CREATE FUNCTION tasker.tasks_arrive() RETURNS trigger
 COMMENT ON FUNCTION tasker.tasks_arrive() IS
 'Trigger: rows that are inserted into tasks by anything but the API disarm the database.';
 
-CREATE TRIGGER tasks_arrive BEFORE INSERT ON tasker.tasks
+CREATE TRIGGER tasks_arrive AFTER INSERT ON tasker.tasks
 	FOR EACH STATEMENT EXECUTE FUNCTION tasker.tasks_arrive();
 ALTER TABLE tasker.tasks ENABLE ALWAYS TRIGGER tasks_arrive;

@@ -77,11 +77,6 @@ static TaskerQuery disarm_row = {
 	.args = {TEXTOID, TEXTOID, TIMESTAMPTZOID, XIDOID},
 };
 
-static TaskerQuery disarm_by_rows = {
-	.sql = "UPDATE tasker.here SET armed = false, reason = $1, since = $2, row_xid = '0' WHERE armed",
-	.args = {TEXTOID, TIMESTAMPTZOID},
-};
-
 static TaskerQuery move_row = {
 	.sql = "UPDATE tasker.here SET system_identifier = $2, catalog_xid = " CATALOG_XID ", row_xid = $3 "
 	"WHERE token = $1::uuid",
@@ -90,22 +85,35 @@ static TaskerQuery move_row = {
 
 #define INSERT_ROW \
 	"INSERT INTO tasker.here AS h " \
-	"(token, armed, since, database_oid, system_identifier, catalog_xid, row_xid) " \
-	"SELECT pg_catalog.gen_random_uuid(), true, $1, $2, $3, " CATALOG_XID ", $4 "
+	"(token, since, database_oid, system_identifier, row_xid, catalog_xid, armed, reason) " \
+	"SELECT pg_catalog.gen_random_uuid(), $1, $2, $3, $4, " CATALOG_XID ", "
 
 static TaskerQuery insert_row = {
-	.sql = INSERT_ROW "ON CONFLICT (the_row) DO NOTHING RETURNING h.token::text",
+	.sql = INSERT_ROW "true, NULL ON CONFLICT (the_row) DO NOTHING RETURNING h.token::text",
 	.args = {TIMESTAMPTZOID, OIDOID, INT8OID, XIDOID},
 	.columns = {TEXTOID},
 };
 
 static TaskerQuery replace_row = {
-	.sql = INSERT_ROW "ON CONFLICT (the_row) DO UPDATE SET token = EXCLUDED.token, armed = true, reason = NULL, "
+	.sql = INSERT_ROW "true, NULL ON CONFLICT (the_row) DO UPDATE SET token = EXCLUDED.token, armed = true, reason = NULL, "
 	"since = EXCLUDED.since, database_oid = EXCLUDED.database_oid, "
 	"system_identifier = EXCLUDED.system_identifier, catalog_xid = EXCLUDED.catalog_xid, "
 	"row_xid = EXCLUDED.row_xid RETURNING h.token::text",
 	.args = {TIMESTAMPTZOID, OIDOID, INT8OID, XIDOID},
 	.columns = {TEXTOID},
+};
+
+/*
+ * Rows of tasks came from elsewhere. A row also where there was none: it meets
+ * that of a session which takes the database for a new one at the same time.
+ * True if it was armed.
+ */
+static TaskerQuery disarm_by_rows = {
+	.sql = INSERT_ROW "false, $5 WHERE EXISTS (SELECT FROM tasker.tasks) "
+	"ON CONFLICT (the_row) DO UPDATE SET armed = false, reason = $6, since = EXCLUDED.since, "
+	"row_xid = EXCLUDED.row_xid WHERE h.armed RETURNING h.reason = $6",
+	.args = {TIMESTAMPTZOID, OIDOID, INT8OID, XIDOID, TEXTOID, TEXTOID},
+	.columns = {BOOLOID},
 };
 
 static TaskerQuery forget_origins = {
@@ -118,6 +126,9 @@ static TaskerQuery insert_origin = {
 };
 
 /* ------------------------------------------------------------------ the rule */
+
+#define RESTORED	"it was restored from a dump or filled by replication"
+#define ROWS_CAME	"rows were inserted into tasker.tasks by other ways than its functions"
 
 static bool
 is_new(const GuardFacts *facts)
@@ -188,7 +199,7 @@ is_anything(const GuardFacts *facts)
 
 static const GuardLine rule[] = {
 	{is_new, GUARD_NEW, "nothing was defined in it yet"},
-	{has_no_row, GUARD_DISARMED, "it was restored from a dump or filled by replication"},
+	{has_no_row, GUARD_DISARMED, RESTORED},
 	{was_disarmed, GUARD_DISARMED, NULL},
 	{has_foreign_origin, GUARD_DISARMED, "a dump of another database was loaded into it"},
 	{is_other_database, GUARD_DISARMED, "it is a copy of another database, its template"},
@@ -398,6 +409,16 @@ guard_require_enabled(void)
 
 /* -------------------------------------------------------------------- arming */
 
+/* The parameters of INSERT_ROW. */
+static void
+row_values(Datum *values, TransactionId xid)
+{
+	values[0] = TimestampTzGetDatum(tasker_now());
+	values[1] = ObjectIdGetDatum(MyDatabaseId);
+	values[2] = Int64GetDatum((int64) GetSystemIdentifier());
+	values[3] = TransactionIdGetDatum(xid);
+}
+
 /* Write where the database is, by the query, under a new token; returns whether it did. */
 static bool
 arm(TaskerQuery *query)
@@ -408,10 +429,7 @@ arm(TaskerQuery *query)
 	bool		armed;
 
 	tasker_enter(&section);
-	values[0] = TimestampTzGetDatum(tasker_now());
-	values[1] = ObjectIdGetDatum(MyDatabaseId);
-	values[2] = Int64GetDatum((int64) GetSystemIdentifier());
-	values[3] = TransactionIdGetDatum(GetCurrentTransactionId());
+	row_values(values, GetCurrentTransactionId());
 	armed = tasker_run(query, values, NULL) > 0;
 	if (armed)
 	{
@@ -467,15 +485,15 @@ tasker_guard(PG_FUNCTION_ARGS)
 }
 
 /*
- * The trigger before each INSERT and COPY into tasks: if it is not the API's,
+ * The trigger after each INSERT and COPY into tasks: if it is not the API's,
  * the rows are another database's, and its tasks must not run here as well.
  */
 Datum
 tasker_tasks_arrive(PG_FUNCTION_ARGS)
 {
 	TaskerSection section;
-	Datum		values[2];
-	bool		disarmed;
+	Datum		values[6];
+	bool		was_armed;
 
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		ereport(ERROR,
@@ -486,18 +504,17 @@ tasker_tasks_arrive(PG_FUNCTION_ARGS)
 	if (tasker_inside())
 		return PointerGetDatum(NULL);
 	tasker_enter(&section);
-	values[0] = CStringGetTextDatum("rows were inserted into tasker.tasks by other ways than its functions");
-	values[1] = TimestampTzGetDatum(tasker_now());
-	disarmed = tasker_run(&disarm_by_rows, values, NULL) > 0;
+	row_values(values, InvalidTransactionId);
+	values[4] = CStringGetTextDatum(RESTORED);
+	values[5] = CStringGetTextDatum(ROWS_CAME);
+	guard_changed();
+	was_armed = tasker_run(&disarm_by_rows, values, NULL) > 0 && DatumGetBool(tasker_value_notnull(0, 1));
 	tasker_leave(&section);
-	if (disarmed)
-	{
-		guard_changed();
+	if (was_armed)
 		ereport(WARNING,
 				(errcode(ERRCODE_TASKER_DISARMED),
 				 errmsg("tasker runs nothing in this database any more"),
 				 errdetail("Rows are inserted into tasker.tasks that may be those of another database."),
 				 errhint("If this database is to run them, SELECT tasker.adopt() when all are there.")));
-	}
 	return PointerGetDatum(NULL);
 }
