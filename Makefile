@@ -3,6 +3,7 @@
 #   make, make install, make installcheck   as for any extension (PG_CONFIG=… chooses the server)
 #   make demo                               a throwaway cluster runs a workflow and shows it
 #   make test                               everything that CI runs
+#   make bench, make bench-full             tasker, its peers and the floor, side by side (bench/README.md)
 
 MODULE_big = tasker
 EXTENSION = tasker
@@ -35,7 +36,7 @@ endif
 
 PG_CONFIG ?= pg_config
 # The goals that bring a server along must work before there is one.
-ifneq ($(filter-out test demo demo-stop,$(or $(MAKECMDGOALS),all)),)
+ifneq ($(filter-out test demo demo-stop bench bench-full,$(or $(MAKECMDGOALS),all)),)
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 endif
@@ -57,6 +58,13 @@ demo:
 demo-stop:
 	@examples/demo.sh stop
 
+# A throwaway cluster in which everything is measured; the report is in .work/bench.
+bench:
+	@bench/bench.sh
+
+bench-full:
+	@bench/bench.sh --full
+
 # PostgreSQL's own layout (pg_bsd_indent).
 format:
 	@PG_CONFIG=$(PG_CONFIG) test/lib/indent.sh src/*.[ch]
@@ -64,4 +72,5 @@ format:
 check-format:
 	@PG_CONFIG=$(PG_CONFIG) test/lib/indent.sh --check src/*.[ch]
 
-.PHONY: test demo demo-stop format check-format
+# The directory of that name does not matter.
+.PHONY: test demo demo-stop bench bench-full format check-format
