@@ -103,8 +103,8 @@ class Cluster:
         return ticks / HZ
 
     def counters(self, connection, schemas):
-        """What has been written so far, in the tables of some schemas. Sessions that
-        wrote must have ended: their counts come in at latest with their end."""
+        """What has been written so far, in the tables of some schemas, or all of users. Sessions
+        that wrote must have ended: their counts come in at latest with their end."""
         time.sleep(0.1)             # until the postmaster has seen the last one's end
         connection.execute('SELECT pg_stat_force_next_flush()')
         row = connection.execute("""
@@ -112,7 +112,7 @@ class Cluster:
                    (SELECT blks_hit + blks_read FROM pg_stat_database WHERE datname = current_database()),
                    (SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()),
                    sum(n_tup_ins), sum(n_tup_upd), sum(n_tup_hot_upd), sum(n_tup_del)
-            FROM pg_stat_all_tables WHERE schemaname = ANY (%s)""", (list(schemas),)).fetchone()
+            FROM pg_stat_user_tables WHERE %s::text[] IS NULL OR schemaname = ANY (%s)""", (schemas, schemas)).fetchone()
         names = ('wal', 'buffers', 'commits', 'inserts', 'updates', 'hot', 'deletes')
         return dict(zip(names, (float(x or 0) for x in row)), cpu=self.cpu())
 

@@ -84,9 +84,9 @@ def external(tasker, floor, peers, size):
         n = int((1500, 2500, 6000, 12000)[(1, 8, 80, 800).index(connections * batch)] / 10 * max(size.seconds, 1) * 4)
         rows = [('tasker', lambda n=n, c=connections, b=batch: tasker.external(graph, n, c, b, size.seconds)),
                 ('floor', lambda n=n, c=connections, b=batch: floor.external(graph, n, c, b, size.seconds))]
-        rows += [(p.label(connections, batch), lambda p=p, c=connections, b=batch: p.run(c, b, size.seconds))
-                 for p in peers if p.has(connections, batch)]
-        yield Group('external %dx%d' % (connections, batch),
+        key = 'external %dx%d' % (connections, batch)
+        rows += [row[1:] for peer in peers for row in peer.rows(size) if row[0] == key]
+        yield Group(key,
                     'External workers, chain of 10: %d connection%s, batch %d' % (
                         connections, 's' if connections > 1 else '', batch), rows, EXTERNAL, 'tasker')
 

@@ -68,9 +68,9 @@ class Results:
         x = self.median(group, row, a)
         return None if x is None else x - (self.median(group, row, b) or 0 if b else 0)
 
-    def best_rate(self, names):
-        """The best median of the rows whose names begin so, in any group of external workers."""
-        rates = [self.median(g, row, 'rate') for g in self.samples if g.startswith('external')
+    def best_rate(self, names, groups):
+        """The best median of the rows whose names begin so, in the groups whose keys do."""
+        rates = [self.median(g, row, 'rate') for g in self.samples if g.startswith(groups)
                  for row in self.rows(g) if row.lower().startswith(tuple(names))]
         rates = [r for r in rates if r]
         return max(rates) if rates else None

@@ -21,6 +21,7 @@ import traceback
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
+import peers  # noqa: E402
 import plan  # noqa: E402
 import report  # noqa: E402
 from cluster import CHECKOUT, SETTINGS, Cluster  # noqa: E402
@@ -86,8 +87,8 @@ def main():
     cluster = Cluster(args.keep).start()
     try:
         tasker, floor = Tasker(cluster), Floor(cluster)
-        peers, absent = [], []
-        groups = [g for g in plan.groups(cluster, tasker, floor, peers, size)
+        found, absent = ([], []) if args.no_peers else peers.find(cluster, tasker)
+        groups = [g for g in plan.groups(cluster, tasker, floor, found, size)
                   if not args.only or any(word in g.key for word in args.only)]
         samples, errors = run_rounds(groups, args.rounds or size.rounds)
         results = report.Results(groups, samples)

@@ -124,6 +124,16 @@ class Tasker:
         sample.update(round_trips=more['transactions'] / steps, hot_share=self.hot_share())
         return sample
 
+    def external_by(self, n, work):
+        """n chains of 10 for a program that says how many steps it did in how many seconds."""
+        self.reset()
+        self.define(workloads.chain(10), {'queue': 'bench'})
+        self.create(n)
+        before = self.counters()
+        done = json.loads(work())
+        return dict(per_step(before, self.counters(), done['steps']), rate=done['steps'] / done['seconds'],
+                    hot_share=self.hot_share())
+
     def insert_loop(self, steps, commits, call=False):
         """The same inserts as bench.insert's in a PL/pgSQL loop, with so many commits; or calls of it."""
         self.user.execute('TRUNCATE bench.effects')
