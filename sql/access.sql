@@ -22,8 +22,8 @@ BEGIN
 	EXECUTE format('GRANT SELECT ON tasker.owners, tasker.task_namespaces, tasker.queues, tasker.named_tasks, '
 		'tasker.named_steps, tasker.named_step_edges, tasker.tasks, tasker.workflow_steps, '
 		'tasker.workflow_step_edges, tasker.workflow_step_results, tasker.task_transitions, '
-		'tasker.workflow_step_transitions, tasker.task_status, tasker.step_status, tasker.task_history, '
-		'tasker.executing TO %I', role);
+		'tasker.workflow_step_transitions, tasker.overdue_tasks, tasker.task_status, tasker.step_status, tasker.task_history, '
+		'tasker.executing, tasker.queue_status, tasker.worker_status TO %I', role);
 	INSERT INTO tasker.access_grants AS g (role_name, level) VALUES (role, grant_access.level)
 		ON CONFLICT (role_name) DO UPDATE SET level = EXCLUDED.level;
 END $$;

@@ -9,6 +9,11 @@ CREATE FUNCTION tasker.may_see_owner(owner int) RETURNS boolean
 COMMENT ON FUNCTION tasker.may_see_owner(int) IS
 'Whether the current role may see what belongs to the owner (an owners.owner_id). Example: SELECT tasker.may_see_owner(owner) FROM tasker.tasks;';
 
+CREATE FUNCTION tasker.may_serve_owner(owner int) RETURNS boolean
+	AS 'MODULE_PATHNAME', 'tasker_may_serve_owner' LANGUAGE C STABLE STRICT LEAKPROOF PARALLEL RESTRICTED;
+COMMENT ON FUNCTION tasker.may_serve_owner(int) IS
+'Whether the current role may see what belongs to the owner, or work for it. Example: SELECT tasker.may_serve_owner(owner) FROM tasker.tasks;';
+
 CREATE FUNCTION tasker.may_see_task(task_id bigint) RETURNS boolean
 	AS 'MODULE_PATHNAME', 'tasker_may_see_task' LANGUAGE C STABLE STRICT LEAKPROOF PARALLEL RESTRICTED;
 COMMENT ON FUNCTION tasker.may_see_task(bigint) IS
@@ -41,6 +46,8 @@ ALTER TABLE tasker.task_transitions ENABLE ROW LEVEL SECURITY;
 CREATE POLICY visible ON tasker.task_transitions FOR SELECT USING (tasker.may_see_task(task_id));
 ALTER TABLE tasker.workflow_step_transitions ENABLE ROW LEVEL SECURITY;
 CREATE POLICY visible ON tasker.workflow_step_transitions FOR SELECT USING (tasker.may_see_task(task_id));
+ALTER TABLE tasker.overdue_tasks ENABLE ROW LEVEL SECURITY;
+CREATE POLICY visible ON tasker.overdue_tasks FOR SELECT USING (tasker.may_see_task(task_id));
 ALTER TABLE tasker.owners ENABLE ROW LEVEL SECURITY;
 CREATE POLICY visible ON tasker.owners FOR SELECT USING (tasker.may_see_owner(owner_id));
 

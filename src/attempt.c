@@ -16,6 +16,7 @@
 #include "fault.h"
 #include "handler.h"
 #include "miscadmin.h"
+#include "recorder.h"
 #include "results.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
@@ -286,11 +287,16 @@ call_protected(BatchStep *step, BatchRunner *runner, MemoryContext context)
 	PG_END_TRY();
 }
 
-/* A mean that follows changes: the last few runs count most. */
+/*
+ * A mean that follows changes. The first run counts little, since most of it is
+ * often compiling and planning, and no single one counts for much: on a busy
+ * machine any may be interrupted.
+ */
 static void
 note_duration(Handler *handler, double ms)
 {
-	handler->mean_ms = handler->mean_ms < 0 ? ms : (handler->mean_ms + ms) / 2;
+	handler->mean_ms = handler->mean_ms < 0 ? ms / 4 :
+		(handler->mean_ms * 7 + Min(ms, 4 * SLOW_MS)) / 8;
 }
 
 /*
@@ -306,6 +312,7 @@ run_attempt(BatchStep *step, BatchRunner *runner, MemoryContext context)
 	runner->last_task = step->key.task_id;
 	runner->last_step = step->key.step_id;
 	step->started_at = tasker_now();
+	recorder_step(step->key.task_id, step->key.step_id, begun);
 	if (runner->running != NULL)
 		runner->running(step->key.task_id, step->key.step_id);
 	if (runner->mode == BATCH_OPTIMISTIC)
@@ -317,6 +324,7 @@ run_attempt(BatchStep *step, BatchRunner *runner, MemoryContext context)
 		call_protected(step, runner, context);
 	if (runner->running != NULL)
 		runner->running(0, 0);
+	recorder_step_ended();
 	ended = GetCurrentTimestamp();
 	note_duration(step->def->handler, (double) (ended - begun) / 1000.0);
 	if (step->ended_at == 0)

@@ -8,6 +8,9 @@
 #include "batch.h"
 #include "input.h"
 
+/* A handler that takes this long is not to hide what ended before it. */
+#define SLOW_MS		5.0
+
 typedef struct BatchStepKey
 {
 	int64		task_id;
@@ -32,10 +35,6 @@ typedef struct BatchStep
 	int			parents_space;
 	const char **parent_names;
 	Jsonb	  **parent_results;
-
-	/* of a claim */
-	Jsonb	   *checkpoint;
-	char	   *queue;
 
 	/* what came of it */
 	bool		ended;

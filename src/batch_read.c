@@ -10,13 +10,15 @@
 #include "access/detoast.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "engine.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
 /*
  * Take steps in the order of their rank. A row whose step has ended for good
- * goes too; one whose step or task is merely not ready now stays. What is locked,
- * and by somebody else makes a row be passed over, is the macro's argument.
+ * goes too; one whose step or task is merely not ready now stays. Steps that cost
+ * an attempt when their process ended are taken by one batch at a time. What is
+ * locked, and by somebody else makes a row be passed over, is the macro's argument.
  */
 #define TAKE(locking) \
 	"WITH c AS (SELECT q.lane, q.rank, q.task_id, q.step_id, s.step_no, s.attempts, s.state::text AS state " \
@@ -25,6 +27,8 @@
 	"JOIN tasker.tasks t ON t.task_id = q.task_id " \
 	"WHERE q.lane = $1 AND ((s.state = 'enqueued' AND t.state IN ('pending', 'in_progress')) " \
 	"OR s.state IN ('complete', 'cancelled', 'skipped', 'resolved_manually')) " \
+	"AND (s.attempts = 0 OR s.last_error IS NULL OR s.last_error ->> 'sqlstate' <> '" CUT_OFF_STATE "' " \
+	"OR pg_catalog.pg_try_advisory_xact_lock(" CUT_OFF_LOCK ")) " \
 	"ORDER BY q.rank, q.task_id, q.step_id LIMIT $2 " locking "), " \
 	"d AS (DELETE FROM tasker.ready_queue q USING c " \
 	"WHERE q.lane = c.lane AND q.rank = c.rank AND q.task_id = c.task_id AND q.step_id = c.step_id) " \
@@ -43,10 +47,10 @@ static TaskerQuery take_locked = {
 };
 
 static TaskerQuery read_tasks = {
-	.sql = "SELECT t.task_id, t.named_task_id, t.priority, t.context, t.correlation_id::text, t.tags "
+	.sql = "SELECT t.task_id, t.named_task_id, t.priority, t.context, t.correlation_id::text, t.tags, t.traceparent "
 	"FROM pg_catalog.unnest($1) AS c (task_id) JOIN tasker.tasks t ON t.task_id = c.task_id",
 	.args = {INT8ARRAYOID},
-	.columns = {INT8OID, INT4OID, INT4OID, JSONBOID, TEXTOID, JSONBOID},
+	.columns = {INT8OID, INT4OID, INT4OID, JSONBOID, TEXTOID, JSONBOID, TEXTOID},
 };
 
 static TaskerQuery read_parents = {
@@ -66,7 +70,7 @@ static TaskerQuery read_children = {
 	"JOIN tasker.workflow_step_edges e ON e.task_id = c.task_id AND e.from_step_id = c.step_id "
 	"JOIN tasker.workflow_steps s ON s.task_id = e.task_id AND s.step_id = e.to_step_id "
 	"JOIN tasker.tasks t ON t.task_id = e.task_id "
-	"WHERE s.state = 'pending' AND s.lane = $3 AND s.next_attempt_at IS NULL "
+	"WHERE s.state = 'pending' AND s.lane = $3 AND s.next_attempt_at IS NULL AND s.last_error IS NULL "
 	"AND t.state IN ('pending', 'in_progress')",
 	.args = {INT8ARRAYOID, INT4ARRAYOID, INT4OID},
 	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, INT4OID},
@@ -191,16 +195,20 @@ load_tasks(Batch *batch)
 			bool		isnull;
 			bool		no_correlation;
 			bool		no_tags;
+			bool		no_trace;
 			int64		task_id = DatumGetInt64(SPI_getbinval(tuple, desc, 1, &isnull));
 			TaskInput  *task = hash_search(batch->tasks, &task_id, HASH_FIND, NULL);
 			Datum		correlation = SPI_getbinval(tuple, desc, 5, &no_correlation);
 			Datum		tags = SPI_getbinval(tuple, desc, 6, &no_tags);
+			Datum		trace = SPI_getbinval(tuple, desc, 7, &no_trace);
 
+			task->correlation_id = no_correlation ? NULL : TextDatumGetCString(correlation);
+			task->traceparent = no_trace ? NULL : TextDatumGetCString(trace);
 			task->def = task_def(DatumGetInt32(SPI_getbinval(tuple, desc, 2, &isnull)));
 			task->document = task_document(task_id, task->def,
 										   DatumGetInt32(SPI_getbinval(tuple, desc, 3, &isnull)),
 										   DatumGetJsonbP(SPI_getbinval(tuple, desc, 4, &isnull)),
-										   no_correlation ? NULL : TextDatumGetCString(correlation),
+										   task->correlation_id,
 										   no_tags ? NULL : DatumGetJsonbP(tags));
 		}
 	}

@@ -4,7 +4,8 @@
  *	  give back what was claimed, by the lease that came with it.
  *
  * Only the holder of a step's current lease can do anything about it; for
- * anybody else the call changes nothing and is refused with TK420.
+ * anybody else the call changes nothing and is refused with TK420. So it is in
+ * a copy (TK602): the step is the original's, and so is its worker.
  */
 #include "claims.h"
 
@@ -12,6 +13,7 @@
 
 #include "catalog/pg_type.h"
 #include "engine.h"
+#include "guard.h"
 #include "results.h"
 #include "utils/array.h"
 #include "utils/fmgrprotos.h"
@@ -119,6 +121,7 @@ complete_all(Completion *items, int n)
 	char		nulls[7] = "      ";
 	uint64		rows;
 
+	guard_require_armed();
 	qsort(items, n, sizeof(Completion), compare_completions);
 	datum_list_init(&tasks, INT8OID);
 	datum_list_init(&steps, INT4OID);
@@ -158,6 +161,24 @@ complete_all(Completion *items, int n)
 	for (int i = 0; i < n; i++)
 		if (items[i].done && items[i].results != NULL && results_live_apart(items[i].results))
 			store_results_apart(items[i].ref.task_id, items[i].ref.step_id, items[i].results);
+}
+
+/* The same; the children that are free now are the caller's to take or to release. */
+static void
+complete_holding_back(Completion *items, int n, StepRefs *children)
+{
+	hold_back_children(children);
+	PG_TRY();
+	{
+		complete_all(items, n);
+	}
+	PG_CATCH();
+	{
+		hold_back_children(NULL);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	hold_back_children(NULL);
 }
 
 static void
@@ -233,6 +254,7 @@ hold_step(FunctionCallInfo fcinfo)
 	int			step_no;
 	int			named_task_id;
 
+	guard_require_armed();
 	nulls[3] = scope(&values[3]);
 	if (tasker_run(&held_step, values, nulls) == 0)
 		refuse_lease(held.task_id, held.step_id);
@@ -293,7 +315,7 @@ Datum
 tasker_complete_steps(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	bool		claims = !PG_ARGISNULL(6) && PG_GETARG_INT32(6) != 0;
+	bool		claims = !PG_ARGISNULL(6) && PG_GETARG_INT32(6) != 0 && tasker_enabled;
 	TaskerSection section;
 	Completion *items;
 	Claim		claim;
@@ -304,19 +326,24 @@ tasker_complete_steps(PG_FUNCTION_ARGS)
 		read_claim(fcinfo, 4, &claim);
 	tasker_begin_srf(fcinfo);
 	tasker_enter(&section);
-	complete_all(items, n);
+	if (claims)
+		complete_holding_back(items, n, &claim.released);
+	else
+		complete_all(items, n);
 	for (int i = 0; i < n; i++)
 	{
-		Datum		row[12] = {CStringGetTextDatum("refused"), Int64GetDatum(items[i].ref.task_id),
-		Int32GetDatum(items[i].ref.step_id)};
-		bool		isnull[12] = {false, false, false, true, true, true, true, true, true, true, true, true};
+		Datum		row[CLAIM_COLUMNS] = {CStringGetTextDatum("refused"),
+		Int64GetDatum(items[i].ref.task_id), Int32GetDatum(items[i].ref.step_id)};
+		bool		isnull[CLAIM_COLUMNS];
 
+		for (int c = 0; c < CLAIM_COLUMNS; c++)
+			isnull[c] = c > 2;
 		if (!items[i].done)
 			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, row, isnull);
 	}
-	tasker_leave(&section);
 	if (claims)
 		claim_and_wait(fcinfo, &claim, 0);
+	tasker_leave(&section);
 	return (Datum) 0;
 }
 

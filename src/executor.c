@@ -16,9 +16,11 @@
 #include "commands/prepare.h"
 #include "definition_cache.h"
 #include "fault.h"
+#include "guard.h"
 #include "handler.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "recorder.h"
 #include "storage/ipc.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
@@ -51,12 +53,9 @@ free_slot(int code, Datum arg)
 	Oid			database = my_slot->database;
 	bool		connected = my_slot->connected;
 
+	recorder_close(my_slot->stop);	/* it was in somebody's way: no step's
+									 * fault */
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	if (code != 0 && !my_slot->stop)
-	{
-		my_slot->died_task = (int64) pg_atomic_read_u64(&my_slot->task_id);
-		my_slot->died_step = (int) pg_atomic_read_u32(&my_slot->step_id);
-	}
 	pg_atomic_write_u64(&my_slot->task_id, 0);
 	my_slot->state = EXECUTOR_FREE;
 	my_slot->pid = 0;
@@ -165,6 +164,7 @@ one_batch(BatchRunner *runner)
 		else
 			my_slot->stop = true;
 		process_commit();
+		recorder_clear();
 		LockReleaseAll(USER_LOCKMETHOD, true);	/* session's advisory locks */
 		fault_point("batch-committed");
 		batch_succeeded(runner, &result);
@@ -181,6 +181,7 @@ one_batch(BatchRunner *runner)
 		(void) handler_timed_out();
 		interrupted = was_interrupted();
 		process_abort();
+		recorder_clear();
 		LockReleaseAll(USER_LOCKMETHOD, true);
 		MemoryContextSwitchTo(context);
 		ereport(DEBUG1,
@@ -199,7 +200,7 @@ one_batch(BatchRunner *runner)
 static bool
 should_leave(void)
 {
-	return my_slot->stop || !tasker_enabled;
+	return my_slot->stop || !tasker_enabled || guard_was_revoked();
 }
 
 void
@@ -218,9 +219,8 @@ tasker_executor_main(Datum arg)
 
 	handler_limit(process_begin(my_slot->database, my_slot->role));
 	pgstat_report_appname("tasker executor");
+	recorder_open();
 	batch_runner_init(&runner, -my_slot->owner);
-	/* a step that ends its executor must be the first thing one runs, once */
-	runner.mode = BATCH_PROTECTED;
 	runner.taken = note_taken;
 	runner.running = note_running;
 	runner.interrupted = was_interrupted;
@@ -250,45 +250,6 @@ tasker_executor_main(Datum arg)
 									   tasker_executor_idle_timeout * 1000))
 			break;
 		(void) process_wait(Max(tasker_executor_idle_timeout * 1000L / 4, 100L));
-	}
-}
-
-/*
- * Executors that were ended in the middle of a step, by whomever: that attempt
- * failed, or a step that ends its own would be begun for ever. If the step was
- * not yet ready by its row, because its parents ran in the same batch, the next
- * executor runs those and commits before it gets there. Called by the scheduler, in a
- * transaction.
- */
-void
-blame_ended_executors(void)
-{
-	TaskerShared *shared = tasker_shared();
-
-	for (int i = 0; i < TASKER_MAX_EXECUTORS; i++)
-	{
-		ExecutorSlot *slot = &shared->executors[i];
-		ErrorData	error = {0};
-		int64		task_id = 0;
-		int			step_id = 0;
-		int			owner = 0;
-
-		LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-		if (slot->state == EXECUTOR_FREE && slot->database == MyDatabaseId)
-		{
-			task_id = slot->died_task;
-			step_id = slot->died_step;
-			owner = slot->owner;
-			slot->died_task = 0;
-		}
-		LWLockRelease(&shared->lock);
-		if (task_id == 0)
-			continue;
-		error.sqlerrcode = ERRCODE_TASKER_EXECUTOR_ENDED;
-		error.message = "the executor was ended while it ran the step";
-		error.detail = "Its process was terminated, or lost its session; what the step had done is rolled back.";
-		error.hint = "See who ended it: the server's log, or the handler itself.";
-		(void) refuse_steps(-owner, task_id, step_id, &error);
 	}
 }
 

@@ -8,7 +8,7 @@
 
 bool		tasker_allow_superuser_steps = false;
 int			tasker_batch_interval = 50;
-int			tasker_batch_size = 500;
+int			tasker_batch_size = 2000;
 bool		tasker_enabled = true;
 int			tasker_executor_idle_timeout = 60;
 int			tasker_max_attempts = 100;
@@ -25,6 +25,7 @@ int			tasker_max_open_tasks = 0;
 int			tasker_max_result_size = 1024;
 int			tasker_max_steps = 20000;
 int			tasker_node_id = 0;
+int			tasker_retention = -1;
 
 void
 tasker_guc_init(void)
@@ -44,12 +45,12 @@ tasker_guc_init(void)
 	DefineCustomIntVariable("tasker.batch_size",
 							"How many steps an executor runs before it commits.",
 							"1 commits every step for itself.",
-							&tasker_batch_size, 500, 1, 10000,
+							&tasker_batch_size, 2000, 1, 10000,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 
 	DefineCustomBoolVariable("tasker.enabled",
-							 "Lets background workers run tasks.",
-							 "Off, nothing is run on this server by itself.",
+							 "Lets tasks run on this server.",
+							 "Off, nothing is run, and nothing is handed out to workers.",
 							 &tasker_enabled, true,
 							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 
@@ -142,6 +143,12 @@ tasker_guc_init(void)
 							"Servers that are to form one system have different ones.",
 							&tasker_node_id, 0, 0, 32767,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("tasker.retention",
+							"How long a task is kept after it ended, with its history.",
+							"-1 keeps tasks for ever.",
+							&tasker_retention, -1, -1, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 
 	MarkGUCPrefixReserved("tasker");
 }

@@ -3,7 +3,8 @@
  *	  Calling a step's handler: a function or a statement, as the session's own
  *	  role, with the settings the session had before, within its timeout.
  *
- * Called by batch.c outside of any section: what runs here is the user's.
+ * Called by attempt.c outside of any section: what runs here is the user's. The
+ * limit of time is archive.c's as well.
  */
 #include "handler.h"
 
@@ -72,25 +73,26 @@ time_is_over(void)
 	SetLatch(MyLatch);
 }
 
-static void
-begin_timeout(StepDef *step)
+/* What follows may take so long, in ms; 0 for ever. */
+void
+begin_timeout(int ms)
 {
 	timed_out = false;
-	if (handler_timeout(step) == 0)
+	if (ms == 0)
 		return;
 	if (!step_timeout_registered)
 	{
 		step_timeout = RegisterTimeout(USER_TIMEOUT, time_is_over);
 		step_timeout_registered = true;
 	}
-	enable_timeout_after(step_timeout, handler_timeout(step));
+	enable_timeout_after(step_timeout, ms);
 }
 
-/* The handler returned; a timeout that came too late is forgotten. */
-static void
-end_timeout(StepDef *step)
+/* It returned; a timeout that came too late is forgotten. */
+void
+end_timeout(int ms)
 {
-	if (handler_timeout(step) == 0)
+	if (ms == 0)
 		return;
 	disable_timeout(step_timeout, false);
 	if (timed_out)
@@ -326,14 +328,14 @@ call_handler(StepDef *step, Jsonb *input, MemoryContext result_context)
 	int			guc_level = NewGUCNestLevel();
 	Jsonb	   *result;
 
-	begin_timeout(step);
+	begin_timeout(handler_timeout(step));
 	PushActiveSnapshot(GetTransactionSnapshot());
 	result = step->handler->kind == HANDLER_FUNCTION ?
 		call_function(step, input, result_context) :
 		call_statement(step, input, result_context);
 	PopActiveSnapshot();
 	CommandCounterIncrement();
-	end_timeout(step);
+	end_timeout(handler_timeout(step));
 	AtEOXact_GUC(false, guc_level);
 	return result;
 }

@@ -14,6 +14,8 @@ extern void handler_confine(void);
 extern void handler_release(void);
 extern int	handler_timeout(const StepDef *step);
 extern void handler_limit(int ms);
+extern void begin_timeout(int ms);
+extern void end_timeout(int ms);
 extern bool handler_timed_out(void);
 
 #endif							/* TASKER_HANDLER_H */

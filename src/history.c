@@ -8,6 +8,7 @@
 #include "engine.h"
 
 #include "catalog/pg_type.h"
+#include "history_ring.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
 
@@ -22,21 +23,21 @@ static uint64 note_section = 0;
 static TaskerQuery record_steps = {
 	.sql = "INSERT INTO tasker.workflow_step_transitions "
 	"(slot, executor, task_id, created_at, started_at, step_id, attempt, from_state, to_state, metadata) "
-	"SELECT 0, $1, task_id, $2, started_at, step_id, attempt, from_state, to_state, metadata "
+	"SELECT $10, $1, task_id, $2, started_at, step_id, attempt, from_state, to_state, metadata "
 	"FROM ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5), "
 	"pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8), pg_catalog.unnest($9)) "
 	"AS c (task_id, started_at, step_id, attempt, from_state, to_state, metadata)",
 	.args = {INT4OID, TIMESTAMPTZOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, INT4ARRAYOID,
-	INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBARRAYOID},
+	INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBARRAYOID, INT4OID},
 };
 
 static TaskerQuery record_tasks = {
 	.sql = "INSERT INTO tasker.task_transitions "
 	"(slot, executor, task_id, created_at, from_state, to_state, metadata) "
-	"SELECT 0, $1, task_id, $2, from_state, to_state, $6 "
+	"SELECT $7, $1, task_id, $2, from_state, to_state, $6 "
 	"FROM ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5)) "
 	"AS c (task_id, from_state, to_state)",
-	.args = {INT4OID, TIMESTAMPTZOID, INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBOID},
+	.args = {INT4OID, TIMESTAMPTZOID, INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBOID, INT4OID},
 };
 
 /*
@@ -85,7 +86,7 @@ step_history_init(StepHistory *history)
 void
 record_step_history(StepHistory *history)
 {
-	Datum		values[9];
+	Datum		values[10];
 
 	if (history->task.length == 0)
 		return;
@@ -98,6 +99,7 @@ record_step_history(StepHistory *history)
 	values[6] = datum_list_array(&history->from);
 	values[7] = datum_list_array(&history->to);
 	values[8] = datum_list_array(&history->metadata);
+	values[9] = Int32GetDatum(history_slot(HISTORY_OF_STEPS));
 	tasker_run(&record_steps, values, NULL);
 }
 
@@ -105,7 +107,7 @@ record_step_history(StepHistory *history)
 void
 record_task_history(DatumList *tasks, DatumList *from, DatumList *to)
 {
-	Datum		values[6];
+	Datum		values[7];
 
 	values[0] = Int32GetDatum(MyProcPid);
 	values[1] = TimestampTzGetDatum(tasker_now());
@@ -113,5 +115,6 @@ record_task_history(DatumList *tasks, DatumList *from, DatumList *to)
 	values[3] = datum_list_array(from);
 	values[4] = datum_list_array(to);
 	values[5] = JsonbPGetDatum(history_note());
-	tasker_run(&record_tasks, values, history_note() == NULL ? "     n" : NULL);
+	values[6] = Int32GetDatum(history_slot(HISTORY_OF_TASKS));
+	tasker_run(&record_tasks, values, history_note() == NULL ? "     n " : NULL);
 }

@@ -123,6 +123,28 @@ step_input(TaskInput *task, StepDef *step, int step_id, int attempt,
 	return finish(&state);
 }
 
+/*
+ * The W3C trace context that the attempts of a task's steps are to go on in: its
+ * creator's, or one made of its correlation id, which is as long as a trace id,
+ * with the task's id as the parent's.
+ */
+char *
+step_traceparent(const TaskInput *task)
+{
+	char		trace_id[33];
+	int			n = 0;
+
+	if (task->traceparent != NULL)
+		return pstrdup(task->traceparent);
+	for (const char *c = task->correlation_id; c != NULL && *c != '\0' && n < 32; c++)
+		if (*c != '-')
+			trace_id[n++] = *c;
+	trace_id[n] = '\0';
+	if (strspn(trace_id, "0") == n)
+		snprintf(trace_id, sizeof(trace_id), "%032llx", (unsigned long long) task->task_id);
+	return psprintf("00-%s-%016llx-01", trace_id, (unsigned long long) task->task_id);
+}
+
 /* Of an error that a handler made of a whole document, the beginning will do. */
 static void
 push_clipped(JsonbParseState **state, const char *key, const char *value)

@@ -22,7 +22,6 @@ extern void process_abort(void);
 /* scheduler.c, executor.c, launcher.c */
 extern bool register_scheduler(Oid database);
 extern ErrorData *role_unusable(Oid role, const char *name);
-extern void blame_ended_executors(void);
 extern BackgroundWorkerHandle *register_executor(int slot);
 extern void launcher_init(void);
 

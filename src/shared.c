@@ -10,8 +10,10 @@
 
 #include "access/xact.h"
 #include "miscadmin.h"
+#include "recorder.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
+#include "tasker.h"
 #include "utils/memutils.h"
 
 #include <signal.h>
@@ -37,6 +39,7 @@ typedef struct Noted
 	int			tasks_space;
 	bool		scheduler;
 	bool		launcher;
+	bool		queues;			/* other queues are to be told of */
 	TimestampTz due;
 } Noted;
 
@@ -58,7 +61,12 @@ attach(void)
 			pg_atomic_init_u64(&shared->executors[i].task_id, 0);
 			pg_atomic_init_u32(&shared->executors[i].step_id, 0);
 		}
+		for (int i = 0; i < TASKER_MAX_QUEUES; i++)
+			pg_atomic_init_u64(&shared->queues[i].served_at, 0);
+		for (int i = 0; i < TASKER_MAX_DATABASES; i++)
+			pg_atomic_init_u32(&shared->guards[i].word, 0);
 	}
+	recorder_attach(!found);
 	LWLockRelease(AddinShmemInitLock);
 	LWLockRegisterTranche(shared->lock.tranche, "tasker");
 }
@@ -150,6 +158,12 @@ void
 wake_launcher_at_commit(void)
 {
 	noted.launcher = true;
+}
+
+void
+reload_queues_at_commit(void)
+{
+	noted.queues = true;
 }
 
 void
@@ -279,6 +293,154 @@ wake_waiters(int lane)
 	}
 }
 
+/* ------------------------------------------------------------------- queues */
+
+/* The queue's slot, or NULL. The caller holds the lock. */
+static QueueSlot *
+queue_slot(int queue_id)
+{
+	for (int i = 0; i < TASKER_MAX_QUEUES; i++)
+		if (shared->queues[i].queue_id == queue_id && shared->queues[i].database == MyDatabaseId)
+			return &shared->queues[i];
+	return NULL;
+}
+
+/*
+ * The same, made if there is none: of a free one, else of the one that nobody
+ * has asked for longest. The caller holds the lock exclusively.
+ */
+static QueueSlot *
+make_queue_slot(int queue_id)
+{
+	QueueSlot  *slot = queue_slot(queue_id);
+
+	if (slot != NULL)
+		return slot;
+	for (int i = 0; i < TASKER_MAX_QUEUES; i++)
+	{
+		QueueSlot  *candidate = &shared->queues[i];
+
+		if (!OidIsValid(candidate->database))
+		{
+			slot = candidate;
+			break;
+		}
+		if (!candidate->watched &&
+			(slot == NULL || pg_atomic_read_u64(&candidate->served_at) < pg_atomic_read_u64(&slot->served_at)))
+			slot = candidate;
+	}
+	if (slot == NULL)
+		return NULL;
+	slot->database = MyDatabaseId;
+	slot->queue_id = queue_id;
+	slot->watched = slot->pending = false;
+	pg_atomic_write_u64(&slot->served_at, 0);
+	return slot;
+}
+
+/* Somebody asks the queue for steps. */
+void
+queue_served(int queue_id)
+{
+	uint64		now = (uint64) tasker_now();
+	QueueSlot  *slot;
+
+	tasker_shared();
+	LWLockAcquire(&shared->lock, LW_SHARED);
+	slot = queue_slot(queue_id);
+	if (slot != NULL)
+		pg_atomic_write_u64(&slot->served_at, now);
+	LWLockRelease(&shared->lock);
+	if (slot != NULL)
+		return;
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	slot = make_queue_slot(queue_id);
+	if (slot != NULL)
+		pg_atomic_write_u64(&slot->served_at, now);
+	LWLockRelease(&shared->lock);
+}
+
+/* When somebody last did; 0 if it is not known that anybody ever did. */
+TimestampTz
+queue_served_at(int queue_id)
+{
+	QueueSlot  *slot;
+	TimestampTz result;
+
+	tasker_shared();
+	LWLockAcquire(&shared->lock, LW_SHARED);
+	slot = queue_slot(queue_id);
+	result = slot == NULL ? 0 : (TimestampTz) pg_atomic_read_u64(&slot->served_at);
+	LWLockRelease(&shared->lock);
+	return result;
+}
+
+/* The queues of this database whose listeners the scheduler tells. */
+void
+set_watched_queues(const Datum *queue_ids, int n)
+{
+	SchedulerSlot *scheduler;
+
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < TASKER_MAX_QUEUES; i++)
+		if (shared->queues[i].database == MyDatabaseId)
+			shared->queues[i].watched = false;
+	for (int i = 0; i < n; i++)
+	{
+		QueueSlot  *slot = make_queue_slot(DatumGetInt32(queue_ids[i]));
+
+		if (slot != NULL)
+			slot->watched = true;
+	}
+	scheduler = scheduler_slot(MyDatabaseId);
+	if (scheduler != NULL)
+		scheduler->notifies = n > 0;
+	LWLockRelease(&shared->lock);
+}
+
+/* A queue of this database whose listeners are to be told now; 0 if none is. */
+int
+next_queue_to_notify(void)
+{
+	int			queue_id = 0;
+
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < TASKER_MAX_QUEUES && queue_id == 0; i++)
+	{
+		QueueSlot  *slot = &shared->queues[i];
+
+		if (slot->database == MyDatabaseId && slot->pending)
+		{
+			slot->pending = false;
+			queue_id = slot->queue_id;
+		}
+	}
+	LWLockRelease(&shared->lock);
+	return queue_id;
+}
+
+/* The queue has got steps, 0 for any: its listeners are to be told, if it has some. */
+static void
+note_for_listeners(int queue_id)
+{
+	SchedulerSlot *scheduler = scheduler_slot(MyDatabaseId);
+
+	if (scheduler == NULL || !scheduler->notifies)
+		return;
+	for (int i = 0; i < TASKER_MAX_QUEUES; i++)
+	{
+		QueueSlot  *slot = &shared->queues[i];
+
+		if (slot->database != MyDatabaseId || !slot->watched || (queue_id != 0 && slot->queue_id != queue_id))
+			continue;
+		slot->pending = true;
+		if (scheduler->latch != NULL)
+			SetLatch(scheduler->latch);
+	}
+}
+
+/* ------------------------------------------------------------------ telling */
+
 /* Tell everybody concerned. Runs after the commit: it can not fail. */
 static void
 tell(void)
@@ -293,6 +455,7 @@ tell(void)
 		if (noted.lanes[i] > 0)
 		{
 			wake_waiters(noted.lanes[i]);
+			note_for_listeners(noted.lanes[i]);
 			continue;
 		}
 		executor = idle_executor(noted.lanes[i]);
@@ -302,10 +465,15 @@ tell(void)
 			SetLatch(executor->latch);
 	}
 	if (noted.all_lanes)
+	{
 		wake_waiters(0);
+		note_for_listeners(0);
+	}
 	if (noted.ntasks > 0)
 		interrupt_executors();
 	scheduler = scheduler_slot(MyDatabaseId);
+	if (scheduler != NULL && noted.queues)
+		scheduler->queues_changed = noted.scheduler = true;
 	if (scheduler != NULL && scheduler->latch != NULL && scheduler->pid != MyProcPid &&
 		(noted.scheduler || (noted.due != 0 && noted.due < scheduler->next_due)))
 		SetLatch(scheduler->latch);
@@ -321,7 +489,8 @@ tell(void)
 static bool
 anything_noted(void)
 {
-	return noted.nlanes > 0 || noted.ntasks > 0 || noted.scheduler || noted.launcher || noted.due != 0;
+	return noted.nlanes > 0 || noted.ntasks > 0 || noted.scheduler ||
+		noted.launcher || noted.queues || noted.due != 0;
 }
 
 static void

@@ -20,6 +20,7 @@
 #define TASKER_MAX_EXECUTORS	128
 #define TASKER_MAX_WAITERS		256
 #define TASKER_WAITER_LANES		8
+#define TASKER_MAX_QUEUES		512
 #define TASKER_MAX_COUNTED		128
 
 typedef struct SchedulerSlot
@@ -33,6 +34,8 @@ typedef struct SchedulerSlot
 								 * itself */
 	bool		connecting;		/* began to connect; if it is gone, it could
 								 * not */
+	bool		queues_changed; /* somebody else wants to be told of queues */
+	bool		notifies;		/* some queue is to be told of (QueueSlot) */
 	TimestampTz next_due;		/* when it will look by itself */
 } SchedulerSlot;
 
@@ -55,9 +58,6 @@ typedef struct ExecutorSlot
 	bool		stop;
 	bool		connected;		/* has been a session of its role */
 	bool		interrupted;	/* its task was cancelled under it */
-	int64		died_task;		/* in which step its process was ended, 0 if
-								 * in none; until the scheduler has seen it */
-	int			died_step;
 	TimestampTz since;			/* start of the step, or of the state */
 	pg_atomic_uint64 task_id;	/* what it runs now, 0 between steps */
 	pg_atomic_uint32 step_id;
@@ -72,6 +72,16 @@ typedef struct WaiterSlot
 	int			lanes[TASKER_WAITER_LANES];
 } WaiterSlot;
 
+/* A queue that somebody has claimed from, or that listeners are told of. */
+typedef struct QueueSlot
+{
+	Oid			database;		/* InvalidOid: free */
+	int			queue_id;
+	bool		watched;		/* the scheduler sends a NOTIFY for it ... */
+	bool		pending;		/* ... which is due */
+	pg_atomic_uint64 served_at; /* the last claim, a TimestampTz */
+} QueueSlot;
+
 /* How many tasks a role has open, at most: none is taken off before it is counted again. */
 typedef struct OpenTasks
 {
@@ -83,6 +93,14 @@ typedef struct OpenTasks
 	int64		took;			/* µs that counting took */
 } OpenTasks;
 
+/* What is known of a database's being the original (guard.c). */
+typedef struct GuardSlot
+{
+	Oid			database;		/* InvalidOid: free */
+	bool		logged;			/* that it is disarmed */
+	pg_atomic_uint32 word;		/* odd: it is armed */
+} GuardSlot;
+
 typedef struct TaskerShared
 {
 	LWLock		lock;			/* protects all but the atomics */
@@ -91,7 +109,9 @@ typedef struct TaskerShared
 	SchedulerSlot schedulers[TASKER_MAX_DATABASES];
 	ExecutorSlot executors[TASKER_MAX_EXECUTORS];
 	WaiterSlot	waiters[TASKER_MAX_WAITERS];
+	QueueSlot	queues[TASKER_MAX_QUEUES];
 	OpenTasks	open_tasks[TASKER_MAX_COUNTED];
+	GuardSlot	guards[TASKER_MAX_DATABASES];
 } TaskerShared;
 
 extern void tasker_shared_init(void);
@@ -104,11 +124,18 @@ extern void wake_lane_at_commit(int lane);
 extern void wake_timer_at_commit(TimestampTz due);
 extern void interrupt_task_at_commit(int64 task_id);
 extern void wake_launcher_at_commit(void);
+extern void reload_queues_at_commit(void);
 
 extern void wake_scheduler(Oid database);
 
 /* A claim that waits: set this session's latch when one of the lanes gets work. */
 extern bool begin_waiting(const int *lanes, int nlanes);
 extern void end_waiting(void);
+
+/* Queues: who asked them for steps when, and whose listeners are to be told. */
+extern void queue_served(int queue_id);
+extern TimestampTz queue_served_at(int queue_id);
+extern void set_watched_queues(const Datum *queue_ids, int n);
+extern int	next_queue_to_notify(void);
 
 #endif							/* TASKER_SHARED_H */

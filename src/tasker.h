@@ -146,6 +146,7 @@ extern int	tasker_max_open_tasks;
 extern int	tasker_max_result_size;
 extern int	tasker_max_steps;
 extern int	tasker_node_id;
+extern int	tasker_retention;
 
 extern void tasker_guc_init(void);
 
@@ -181,6 +182,7 @@ extern bool may_work_for_all(Oid role);
 extern bool may_see_owner(Oid caller, int owner);
 extern void check_may_operate(int64 task_id);
 extern void check_may_see(int64 task_id);
+extern void check_admin(const char *what);
 
 /* ------------------------------------------------------------ arrays */
 
