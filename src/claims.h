@@ -1,11 +1,12 @@
 /*
  * claims.h
- *	  What the two halves of the workers' protocol share.
+ *	  What the parts of the workers' protocol share.
  */
 #ifndef TASKER_CLAIMS_H
 #define TASKER_CLAIMS_H
 
 #include "batch_state.h"
+#include "engine.h"
 #include "shared.h"
 
 /* What complete_steps returns a row of; claim_steps all but the first column. */
@@ -26,12 +27,26 @@ typedef struct Claim
 	int			nlanes;
 	Datum		owner;			/* whose steps, if ... */
 	char		no_owner;		/* ... this is ' '; 'n' for everybody's */
+	StepRefs	released;		/* children of steps that the same call has
+								 * completed, held back for this claim */
 } Claim;
+
+/* A step that a claim takes. */
+typedef struct ClaimedStep
+{
+	BatchStep  *step;
+	int			rank;
+	char	   *queue;
+	Jsonb	   *checkpoint;		/* or NULL */
+	Datum		lease;
+	TimestampTz end;			/* of the lease */
+} ClaimedStep;
 
 extern double seconds_argument(FunctionCallInfo fcinfo, int arg, const char *what, double missing);
 extern void read_claim(FunctionCallInfo fcinfo, int arg, Claim *claim);
 extern char scope(Datum *owner);
 extern TimestampTz lease_end(const StepDef *def, double lease, TimestampTz started, TimestampTz now);
+extern ClaimedStep *dequeue(Batch *batch, Claim *claim, TimestampTz *now, int *n);
 extern void claim_and_wait(FunctionCallInfo fcinfo, Claim *claim, int first);
 
 #endif							/* TASKER_CLAIMS_H */

@@ -8,6 +8,8 @@
 
 #include "tasker.h"
 
+#include "utils/uuid.h"
+
 /* A step of a task, in the order in which rows are locked. */
 typedef struct StepRef
 {
@@ -78,6 +80,8 @@ typedef struct LeaseEnd
 {
 	TimestampTz end;
 	StepRef		ref;
+	bool		leased;
+	pg_uuid_t	lease;			/* if leased */
 } LeaseEnd;
 
 /* A growing list of them; all zero is an empty one. */
@@ -88,7 +92,7 @@ typedef struct LeaseEnds
 	int			space;
 } LeaseEnds;
 
-extern void lease_ends_add(LeaseEnds *ends, TimestampTz end, int64 task_id, int step_id);
+extern void lease_ends_add(LeaseEnds *ends, TimestampTz end, const pg_uuid_t *lease, int64 task_id, int step_id);
 extern void insert_lease_ends(LeaseEnds *ends);
 extern int	expire_leases(TimestampTz now);
 
@@ -109,7 +113,12 @@ typedef struct StepHints
 
 extern int	step_ref_compare(const void *a, const void *b);
 extern void step_refs_add(StepRefs *refs, int64 task_id, int step_id);
+extern void step_refs_add_counted(StepRefs *refs, int64 task_id, int step_id, int count);
+extern void step_refs_arrays(const StepRefs *refs, Datum *values);
+extern void merge_step_refs(StepRefs *refs);
 extern bool lower_counters(StepRefs *children);
+extern void hold_back_children(StepRefs *children);
+extern void release_held_back(StepRefs *children);
 extern void release_children(StepRefs *satisfied, TaskChanges *changes);
 extern void step_hints_init(StepHints *hints);
 extern void insert_hints(StepHints *hints);
@@ -145,6 +154,17 @@ typedef struct Backoff
 extern BackoffKind backoff_kind_from_text(Datum kind);
 extern double interval_seconds(const Interval *interval);
 extern double backoff_seconds(const Backoff *backoff, int attempts, double random);
+
+/* ------------------------------------------------------------ cut_off.c */
+
+/*
+ * The error of a step in the midst of which its process ended, and the lock
+ * under which such steps run one after the other: no two at a time.
+ */
+#define CUT_OFF_STATE	"TK430"
+#define CUT_OFF_LOCK	"1413567307, 430"
+
+extern void record_cut_offs(void);
 
 /* ------------------------------------------------------------ due.c */
 

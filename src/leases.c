@@ -20,18 +20,17 @@
 #define LEASES_AT_ONCE	100
 
 static TaskerQuery add_lease = {
-	.sql = "INSERT INTO tasker.leases AS l (expires_at, task_id, step_id, task_ids, step_ids) "
-	"VALUES ($1, $2, $3, $4, $5) ON CONFLICT (expires_at, task_id, step_id) DO UPDATE "
-	"SET task_ids = l.task_ids || EXCLUDED.task_ids, step_ids = l.step_ids || EXCLUDED.step_ids",
-	.args = {TIMESTAMPTZOID, INT8OID, INT4OID, INT8ARRAYOID, INT4ARRAYOID},
+	.sql = "INSERT INTO tasker.leases (expires_at, lease, task_ids, step_ids) "
+	"VALUES ($1, COALESCE($2, pg_catalog.gen_random_uuid()), $3, $4)",
+	.args = {TIMESTAMPTZOID, UUIDOID, INT8ARRAYOID, INT4ARRAYOID},
 };
 
 /* The steps of claims whose leases are over by now, as they were claimed. */
 static TaskerQuery take_leases = {
 	.sql = "WITH d AS (DELETE FROM tasker.leases l USING ("
-	"SELECT l2.expires_at, l2.task_id, l2.step_id FROM tasker.leases l2 WHERE l2.expires_at <= $1 "
+	"SELECT l2.expires_at, l2.lease FROM tasker.leases l2 WHERE l2.expires_at <= $1 "
 	"ORDER BY l2.expires_at LIMIT $2 FOR UPDATE SKIP LOCKED) AS c "
-	"WHERE l.expires_at = c.expires_at AND l.task_id = c.task_id AND l.step_id = c.step_id "
+	"WHERE l.expires_at = c.expires_at AND l.lease = c.lease "
 	"RETURNING l.task_ids, l.step_ids) "
 	"SELECT u.task_id, u.step_id FROM d CROSS JOIN LATERAL "
 	"ROWS FROM (pg_catalog.unnest(d.task_ids), pg_catalog.unnest(d.step_ids)) AS u (task_id, step_id)",
@@ -42,21 +41,22 @@ static TaskerQuery take_leases = {
 /* Which of them are in progress still. */
 static TaskerQuery leased_steps = {
 	.sql = "SELECT s.task_id, s.step_id, s.step_no, t.named_task_id, s.attempts, s.lease_expires_at, "
-	"COALESCE(s.claimed_by, '') "
+	"COALESCE(s.claimed_by, ''), s.lease "
 	"FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS c (task_id, step_id) "
 	"JOIN tasker.workflow_steps s ON s.task_id = c.task_id AND s.step_id = c.step_id "
 	"JOIN tasker.tasks t ON t.task_id = s.task_id "
 	"WHERE s.state = 'in_progress' AND s.lease_expires_at IS NOT NULL",
 	.args = {INT8ARRAYOID, INT4ARRAYOID},
-	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, INT4OID, TIMESTAMPTZOID, TEXTOID},
+	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, INT4OID, TIMESTAMPTZOID, TEXTOID, UUIDOID},
 };
 
-/* Those of them that can be locked now. */
+/* Those of them that can be locked now, with the task: its row is to change if the step failed for good. */
 static TaskerQuery lock_steps = {
 	.sql = "SELECT s.task_id, s.step_id "
 	"FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS c (task_id, step_id) "
 	"JOIN tasker.workflow_steps s ON s.task_id = c.task_id AND s.step_id = c.step_id "
-	"WHERE s.state = 'in_progress' AND s.lease_expires_at <= $3 FOR NO KEY UPDATE OF s SKIP LOCKED",
+	"JOIN tasker.tasks t ON t.task_id = s.task_id "
+	"WHERE s.state = 'in_progress' AND s.lease_expires_at <= $3 FOR NO KEY UPDATE OF s, t SKIP LOCKED",
 	.args = {INT8ARRAYOID, INT4ARRAYOID, TIMESTAMPTZOID},
 	.columns = {INT8OID, INT4OID},
 };
@@ -80,26 +80,30 @@ typedef struct LeasedStep
 	int			attempts;
 	TimestampTz expires;
 	char	   *worker;
+	pg_uuid_t  *lease;			/* NULL: set by hand, without one */
 } LeasedStep;
 
 /* ------------------------------------------------------------ when to look */
 
 void
-lease_ends_add(LeaseEnds *ends, TimestampTz end, int64 task_id, int step_id)
+lease_ends_add(LeaseEnds *ends, TimestampTz end, const pg_uuid_t *lease, int64 task_id, int step_id)
 {
+	LeaseEnd   *item;
+
 	if (ends->length == ends->space)
 	{
 		ends->space = Max(ends->space * 2, 16);
 		ends->items = ends->items == NULL ? palloc(ends->space * sizeof(LeaseEnd)) :
 			repalloc_huge(ends->items, ends->space * sizeof(LeaseEnd));
 	}
-	ends->items[ends->length++] = (LeaseEnd)
-	{
-		end,
-		{
-			task_id, step_id, 0
-		}
-	};
+	item = &ends->items[ends->length++];
+	memset(item, 0, sizeof(LeaseEnd));
+	item->end = end;
+	item->ref.task_id = task_id;
+	item->ref.step_id = step_id;
+	item->leased = lease != NULL;
+	if (lease != NULL)
+		item->lease = *lease;
 	wake_timer_at_commit(end);
 }
 
@@ -125,7 +129,7 @@ insert_lease_ends(LeaseEnds *ends)
 		LeaseEnd   *first = &ends->items[i];
 		DatumList	tasks,
 					steps;
-		Datum		values[5];
+		Datum		values[4];
 
 		datum_list_init(&tasks, INT8OID);
 		datum_list_init(&steps, INT4OID);
@@ -135,11 +139,10 @@ insert_lease_ends(LeaseEnds *ends)
 			datum_list_add(&steps, Int32GetDatum(ends->items[i].ref.step_id));
 		}
 		values[0] = TimestampTzGetDatum(first->end);
-		values[1] = Int64GetDatum(first->ref.task_id);
-		values[2] = Int32GetDatum(first->ref.step_id);
-		values[3] = datum_list_array(&tasks);
-		values[4] = datum_list_array(&steps);
-		tasker_run(&add_lease, values, NULL);
+		values[1] = UUIDPGetDatum(&first->lease);
+		values[2] = datum_list_array(&tasks);
+		values[3] = datum_list_array(&steps);
+		tasker_run(&add_lease, values, first->leased ? NULL : " n  ");
 	}
 }
 
@@ -191,6 +194,9 @@ read_leased(Datum task_ids, Datum step_ids, int *n)
 	steps = palloc(Max(*n, 1) * sizeof(LeasedStep));
 	for (int i = 0; i < *n; i++)
 	{
+		bool		isnull;
+		Datum		lease;
+
 		steps[i].task_id = DatumGetInt64(tasker_value_notnull(i, 1));
 		steps[i].step_id = DatumGetInt32(tasker_value_notnull(i, 2));
 		steps[i].step_no = DatumGetInt32(tasker_value_notnull(i, 3));
@@ -198,6 +204,8 @@ read_leased(Datum task_ids, Datum step_ids, int *n)
 		steps[i].attempts = DatumGetInt32(tasker_value_notnull(i, 5));
 		steps[i].expires = DatumGetTimestampTz(tasker_value_notnull(i, 6));
 		steps[i].worker = TextDatumGetCString(tasker_value_notnull(i, 7));
+		lease = tasker_value(i, 8, &isnull);
+		steps[i].lease = isnull ? NULL : DatumGetUUIDP(lease);
 	}
 	return steps;
 }
@@ -276,7 +284,7 @@ expire_leases(TimestampTz now)
 			add_end(&leased[i], now, columns);
 		else
 		{
-			lease_ends_add(&later, leased[i].expires, leased[i].task_id, leased[i].step_id);
+			lease_ends_add(&later, leased[i].expires, leased[i].lease, leased[i].task_id, leased[i].step_id);
 			locked_by_others += leased[i].expires <= now;
 		}
 	}

@@ -10,9 +10,11 @@
 
 #include "access/xact.h"
 #include "miscadmin.h"
+#include "recorder.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
 #include "tasker.h"
+#include "utils/memutils.h"
 
 #include <signal.h>
 
@@ -32,9 +34,9 @@ typedef struct Noted
 	int			lanes[MAX_NOTED];
 	int			nlanes;
 	bool		all_lanes;		/* more than could be noted */
-	int64		tasks[MAX_NOTED];
+	int64	   *tasks;			/* in TopMemoryContext: told after the commit */
 	int			ntasks;
-	bool		all_tasks;		/* more than could be noted */
+	int			tasks_space;
 	bool		scheduler;
 	bool		launcher;
 	bool		queues;			/* other queues are to be told of */
@@ -61,7 +63,10 @@ attach(void)
 		}
 		for (int i = 0; i < TASKER_MAX_QUEUES; i++)
 			pg_atomic_init_u64(&shared->queues[i].served_at, 0);
+		for (int i = 0; i < TASKER_MAX_DATABASES; i++)
+			pg_atomic_init_u32(&shared->guards[i].word, 0);
 	}
+	recorder_attach(!found);
 	LWLockRelease(AddinShmemInitLock);
 	LWLockRegisterTranche(shared->lock.tranche, "tasker");
 }
@@ -130,16 +135,23 @@ wake_timer_at_commit(TimestampTz due)
 		noted.due = due;
 }
 
+/* However many there are, only theirs are interrupted. */
 void
 interrupt_task_at_commit(int64 task_id)
 {
-	for (int i = 0; i < noted.ntasks; i++)
-		if (noted.tasks[i] == task_id)
-			return;
-	if (noted.ntasks < MAX_NOTED)
-		noted.tasks[noted.ntasks++] = task_id;
-	else
-		noted.all_tasks = true;
+	if (noted.ntasks > 0 && noted.tasks[noted.ntasks - 1] == task_id)
+		return;
+	if (noted.tasks == NULL)
+	{
+		noted.tasks = MemoryContextAlloc(TopMemoryContext, MAX_NOTED * sizeof(int64));
+		noted.tasks_space = MAX_NOTED;
+	}
+	else if (noted.ntasks == noted.tasks_space)
+	{
+		noted.tasks = repalloc_huge(noted.tasks, 2 * noted.tasks_space * sizeof(int64));
+		noted.tasks_space *= 2;
+	}
+	noted.tasks[noted.ntasks++] = task_id;
 }
 
 void
@@ -182,10 +194,19 @@ idle_executor(int lane)
 	return NULL;
 }
 
+static int
+compare_tasks(const void *a, const void *b)
+{
+	int64		x = *(const int64 *) a;
+	int64		y = *(const int64 *) b;
+
+	return x < y ? -1 : x > y;
+}
+
 /*
- * Interrupt whoever runs a step of the tasks noted. Whether it was the right
- * one the executor finds out by looking at its step; a step interrupted by
- * mistake is repeated.
+ * Interrupt whoever runs a step of the tasks noted, which are in order. Whether
+ * it was the right step the executor finds out by looking at it; a step
+ * interrupted by mistake is repeated.
  */
 static void
 interrupt_executors(void)
@@ -194,14 +215,11 @@ interrupt_executors(void)
 	{
 		ExecutorSlot *slot = &shared->executors[i];
 		int64		task_id = (int64) pg_atomic_read_u64(&slot->task_id);
-		bool		hit = noted.all_tasks;
 
 		if (slot->state == EXECUTOR_FREE || slot->database != MyDatabaseId ||
 			slot->pid == MyProcPid || slot->pid == 0 || task_id == 0)
 			continue;
-		for (int j = 0; j < noted.ntasks && !hit; j++)
-			hit = noted.tasks[j] == task_id;
-		if (hit)
+		if (bsearch(&task_id, noted.tasks, noted.ntasks, sizeof(int64), compare_tasks) != NULL)
 		{
 			slot->interrupted = true;
 			kill(slot->pid, SIGINT);
@@ -423,13 +441,6 @@ note_for_listeners(int queue_id)
 
 /* ------------------------------------------------------------------ telling */
 
-static bool
-is_noted(void)
-{
-	return noted.nlanes > 0 || noted.ntasks > 0 || noted.scheduler ||
-		noted.launcher || noted.queues || noted.due != 0;
-}
-
 /* Tell everybody concerned. Runs after the commit: it can not fail. */
 static void
 tell(void)
@@ -475,26 +486,43 @@ tell(void)
 	LWLockRelease(&shared->lock);
 }
 
+static bool
+anything_noted(void)
+{
+	return noted.nlanes > 0 || noted.ntasks > 0 || noted.scheduler ||
+		noted.launcher || noted.queues || noted.due != 0;
+}
+
+static void
+forget_noted(void)
+{
+	if (noted.tasks != NULL)
+		pfree(noted.tasks);
+	memset(&noted, 0, sizeof(noted));
+}
+
 static void
 xact_callback(XactEvent event, void *arg)
 {
 	switch (event)
 	{
 		case XACT_EVENT_COMMIT:
-			if (is_noted())
+			if (anything_noted())
 			{
 				tell();
-				memset(&noted, 0, sizeof(noted));
+				forget_noted();
 			}
 			break;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
-			memset(&noted, 0, sizeof(noted));
+			forget_noted();
 			break;
 		case XACT_EVENT_PRE_COMMIT:
 			/* Attaching may fail, so it is done while failing is allowed. */
-			if (shared == NULL && is_noted())
+			if (shared == NULL && anything_noted())
 				attach();
+			if (noted.ntasks > 1)
+				qsort(noted.tasks, noted.ntasks, sizeof(int64), compare_tasks);
 			break;
 		default:
 			break;

@@ -21,6 +21,7 @@
 #define TASKER_MAX_WAITERS		256
 #define TASKER_WAITER_LANES		8
 #define TASKER_MAX_QUEUES		512
+#define TASKER_MAX_COUNTED		128
 
 typedef struct SchedulerSlot
 {
@@ -81,6 +82,25 @@ typedef struct QueueSlot
 	pg_atomic_uint64 served_at; /* the last claim, a TimestampTz */
 } QueueSlot;
 
+/* How many tasks a role has open, at most: none is taken off before it is counted again. */
+typedef struct OpenTasks
+{
+	Oid			database;		/* InvalidOid: free */
+	int			owner;
+	int64		at_most;
+	int64		created;		/* since the entry was made */
+	TimestampTz counted_at;
+	int64		took;			/* µs that counting took */
+} OpenTasks;
+
+/* What is known of a database's being the original (guard.c). */
+typedef struct GuardSlot
+{
+	Oid			database;		/* InvalidOid: free */
+	bool		logged;			/* that it is disarmed */
+	pg_atomic_uint32 word;		/* odd: it is armed */
+} GuardSlot;
+
 typedef struct TaskerShared
 {
 	LWLock		lock;			/* protects all but the atomics */
@@ -90,6 +110,8 @@ typedef struct TaskerShared
 	ExecutorSlot executors[TASKER_MAX_EXECUTORS];
 	WaiterSlot	waiters[TASKER_MAX_WAITERS];
 	QueueSlot	queues[TASKER_MAX_QUEUES];
+	OpenTasks	open_tasks[TASKER_MAX_COUNTED];
+	GuardSlot	guards[TASKER_MAX_DATABASES];
 } TaskerShared;
 
 extern void tasker_shared_init(void);

@@ -75,13 +75,13 @@ SELECT name, queue FROM tasker.claim_steps('{queues_mail}', 'w1', 10);
 SELECT name, queue FROM tasker.claim_steps('{queues_mail,queues_other}', 'w1', 10);
 SELECT outcome FROM tasker.complete_steps('{}', '{}', '{}', '{}', '{queues_mail}', 'w1', 10, wait => '10 ms');
 SET SESSION AUTHORIZATION queues_ann;
-SELECT replace(tasker.explain_step(:u, 'a'), :'u', 'U');
+SELECT regexp_replace(tasker.explain_step(:u, 'a'), 'task \d+', 'task U');
 SET SESSION AUTHORIZATION queues_op;
 SELECT tasker.resume_queue('queues_mail');
 SELECT tasker.resume_queue('queues_mail');
-SELECT replace(tasker.explain_step(:u, 'a'), :'u', 'U');
+SELECT regexp_replace(tasker.explain_step(:u, 'a'), 'task \d+', 'task U');
 SET tasker.clock = '2030-01-01 00:02:01+00';
-SELECT replace(tasker.explain_step(:u, 'a'), :'u', 'U');
+SELECT regexp_replace(tasker.explain_step(:u, 'a'), 'task \d+', 'task U');
 SET tasker.clock = '2030-01-01 00:01+00';
 
 -- drained: what is claimed may end, for so long
