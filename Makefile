@@ -3,6 +3,7 @@
 #   make, make install, make installcheck   as for any extension (PG_CONFIG=… chooses the server)
 #   make demo                               a throwaway cluster runs a workflow and shows it
 #   make test                               everything that CI runs
+#   make conformance                        the clients' tests in their long form, a quarter of an hour
 
 MODULE_big = tasker
 EXTENSION = tasker
@@ -14,7 +15,7 @@ OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
 
 # The install script: one file per topic, joined in this order.
 SQL_PARTS = schema states tables owners triggers definition creation readiness \
-	handlers operators claims explain processes guard views access
+	handlers operators claims queues explain retention processes guard views access
 SQL_FILES = $(SQL_PARTS:%=sql/%.sql)
 
 REGRESS_OPTS = --inputdir=test --load-extension=tasker
@@ -35,7 +36,7 @@ endif
 
 PG_CONFIG ?= pg_config
 # The goals that bring a server along must work before there is one.
-ifneq ($(filter-out test demo demo-stop,$(or $(MAKECMDGOALS),all)),)
+ifneq ($(filter-out test conformance demo demo-stop,$(or $(MAKECMDGOALS),all)),)
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 endif
@@ -49,6 +50,10 @@ $(OBJS): $(wildcard src/*.h)
 # Everything that CI runs: SUITE=… TESTS=… KEEP=1, see test/README.md.
 test:
 	@test/run
+
+# Workers of all clients, their servers and poolers are killed, again and again.
+conformance:
+	@SUITE=clients CONFORMANCE=long TEST_TIMEOUT=3600 test/run
 
 # A throwaway cluster that runs a workflow and shows it.
 demo:
@@ -64,4 +69,4 @@ format:
 check-format:
 	@PG_CONFIG=$(PG_CONFIG) test/lib/indent.sh --check src/*.[ch]
 
-.PHONY: test demo demo-stop format check-format
+.PHONY: test conformance demo demo-stop format check-format

@@ -12,6 +12,7 @@
 #include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
 #include "funcapi.h"
+#include "storage/procarray.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
 
@@ -48,6 +49,13 @@
 #define tasker_begin_srf(fcinfo) InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC)
 #else
 extern void tasker_begin_srf(FunctionCallInfo fcinfo);
+#endif
+
+/* 14 has a horizon for each kind of table. */
+#if PG_VERSION_NUM >= 140000
+#define tasker_oldest_xmin(relation) GetOldestNonRemovableTransactionId(relation)
+#else
+#define tasker_oldest_xmin(relation) GetOldestXmin(relation, PROCARRAY_FLAGS_VACUUM)
 #endif
 
 /* 14 told utility commands whether they may scribble on the tree. */

@@ -128,8 +128,8 @@ check_submitter(void)
 				(errcode(ERRCODE_TASKER_ACCESS),
 				 errmsg("permission denied to define named tasks"),
 				 errdetail("Role \"%s\" does not have level submitter.", GetUserNameFromId(caller, false)),
-				 errhint("An administrator can run SELECT tasker.grant_access('%s', 'submitter').",
-						 GetUserNameFromId(caller, false))));
+				 errhint("An administrator can run SELECT tasker.grant_access(%s, 'submitter').",
+						 quote_literal_cstr(GetUserNameFromId(caller, false)))));
 }
 
 /* Refuse the caller if the name is another role's. Inside a section. */

@@ -13,7 +13,7 @@
 
 #include "miscadmin.h"
 
-#define MAX_ATTEMPTS	100
+#define MAX_ATTEMPTS	10000	/* that tasker.max_attempts can be */
 #define MAX_PRIORITY	1000000
 
 enum
@@ -142,18 +142,29 @@ read_kind(const JsonPlace *place, const JsonbValue *value)
 }
 
 static void
+check_attempts(const JsonPlace *place, int n)
+{
+	if (n > tasker_max_attempts)
+		ereport(ERROR,
+				(errcode(ERRCODE_TASKER_BAD_NUMBER),
+				 errmsg("a step has too many attempts"),
+				 errdetail("At %s there are %d, and tasker.max_attempts is %d.", place_text(place), n, tasker_max_attempts),
+				 errhint("Give it fewer, or have a superuser raise tasker.max_attempts.")));
+}
+
+static void
 read_delays(const JsonPlace *place, const JsonbValue *value, StepPolicy *policy)
 {
 	int			n;
 	JsonbValue *elements = json_array(place, value, "[\"1 s\", \"1 min\"]", &n);
 
-	if (n == 0 || n > MAX_ATTEMPTS)
+	if (n == 0 || n > tasker_max_attempts)
 		ereport(ERROR,
 				(errcode(ERRCODE_TASKER_BAD_RETRY),
 				 n == 0 ? errmsg("\"delays\" is empty") : errmsg("\"delays\" is too long"),
 				 errdetail("At %s there are %d delays.", place_text(place), n),
-				 errhint("Give 1 to %d delays; the last one is used for all attempts after it.",
-						 MAX_ATTEMPTS)));
+				 errhint("Give 1 to %d delays (tasker.max_attempts); the last one is used for all attempts after it.",
+						 tasker_max_attempts)));
 	policy->ndelays = n;
 	policy->delays = palloc(n * sizeof(Interval));
 	for (int i = 0; i < n; i++)
@@ -231,8 +242,11 @@ read_retry(const JsonPlace *place, const JsonbValue *value, StepPolicy *policy)
 		policy->backoff = read_kind(&here[RETRY_BACKOFF], &fields[RETRY_BACKOFF]);
 	check_retry_keys(place, fields, policy->backoff);
 	if (given(&fields[RETRY_MAX_ATTEMPTS]))
+	{
 		policy->max_attempts = json_int(&here[RETRY_MAX_ATTEMPTS], &fields[RETRY_MAX_ATTEMPTS],
 										1, MAX_ATTEMPTS);
+		check_attempts(&here[RETRY_MAX_ATTEMPTS], policy->max_attempts);
+	}
 	if (given(&fields[RETRY_BASE]))
 		policy->base = json_interval(&here[RETRY_BASE], &fields[RETRY_BASE],
 									 policy->backoff == BACKOFF_FIXED);

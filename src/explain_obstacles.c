@@ -11,10 +11,21 @@
 #include "access/xlog.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
+#include "engine.h"
 #include "guard.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/syscache.h"
+
+/* Is a step at it that must run alone among its like? */
+static TaskerQuery cut_off_lock = {
+	.sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks l, (VALUES (" CUT_OFF_LOCK ")) AS k (class, object) "
+	"WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.classid = k.class::oid AND l.objid = k.object::oid "
+	"AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d "
+	"WHERE d.datname = pg_catalog.current_database()) AND l.granted)",
+	.columns = {BOOLOID},
+	.read_only = true,
+};
 
 typedef char *(*Obstacle) (ExplainedStep *step);
 
@@ -162,6 +173,17 @@ count_executors(const ExplainedStep *step, ExecutorState state)
 }
 
 static char *
+waits_for_its_like(ExplainedStep *step)
+{
+	if (step->attempts == 0 || step->sqlstate == NULL || strcmp(step->sqlstate, CUT_OFF_STATE) != 0)
+		return NULL;
+	tasker_run(&cut_off_lock, NULL, NULL);
+	if (!DatumGetBool(tasker_value_notnull(0, 1)))
+		return NULL;
+	return pstrdup("steps in which a process ended are run one at a time, and another one is at it");
+}
+
+static char *
 has_executor(ExplainedStep *step)
 {
 	if (count_executors(step, EXECUTOR_IDLE) > 0)
@@ -232,7 +254,7 @@ char *
 executor_obstacle(ExplainedStep *step)
 {
 	static const Obstacle obstacles[] = {is_standby, is_disarmed, has_unusable_owner, is_switched_off, has_no_scheduler,
-	has_executor, has_busy_executors, has_full_server, has_no_worker, comes_soon};
+	waits_for_its_like, has_executor, has_busy_executors, has_full_server, has_no_worker, comes_soon};
 
 	return first_obstacle(step, obstacles, lengthof(obstacles));
 }

@@ -22,6 +22,8 @@
 #include "guard.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "queues.h"
+#include "retention.h"
 #include "storage/ipc.h"
 #include "utils/acl.h"
 #include "utils/memutils.h"
@@ -152,7 +154,7 @@ told_to_stop(void)
  * missed by it, sets the latch.
  */
 static void
-begin_turn(void)
+begin_turn(bool *queues_changed)
 {
 	TaskerShared *shared = tasker_shared();
 	SchedulerSlot *slot;
@@ -163,6 +165,8 @@ begin_turn(void)
 	{
 		slot->asked = false;
 		slot->next_due = DT_NOEND;
+		*queues_changed |= slot->queues_changed;
+		slot->queues_changed = false;
 	}
 	ResetLatch(MyLatch);
 	LWLockRelease(&shared->lock);
@@ -447,12 +451,20 @@ serve_lanes(int *refusals)
 
 /* ------------------------------------------------------------- the loop */
 
+static long
+ms_until(TimestampTz due)
+{
+	return due == DT_NOEND ? LONGEST_SLEEP_MS :
+		(long) Min((due - tasker_now()) / 1000 + 1, LONGEST_SLEEP_MS);
+}
+
 /* Do what is to be done now. Returns for how long to sleep. */
 static long
-one_turn(void)
+one_turn(bool *queues_changed)
 {
 	TaskerShared *shared = tasker_shared();
 	TimestampTz due;
+	TimestampTz retention_due;
 	long		sleep;
 	bool		served;
 	int			done;
@@ -469,12 +481,17 @@ one_turn(void)
 		process_commit();
 		return LONGEST_SLEEP_MS;
 	}
+	if (*queues_changed)
+		watch_queues();
+	*queues_changed = false;
 	done = tick(tasker_now(), TIMERS_AT_ONCE);
+	notify_queues();
 	fault_point("scheduler-ticked");
 	process_commit();
 
 	process_begin_transaction();
 	reap_executors();
+	record_cut_offs();
 	served = serve_lanes(&refusals);
 	due = next_due();
 	process_commit();
@@ -483,23 +500,24 @@ one_turn(void)
 	scheduler_slot(MyDatabaseId)->next_due = due;
 	LWLockRelease(&shared->lock);
 
+	retention_due = retention_turn();
+
 	if (done >= TIMERS_AT_ONCE || refusals > 0)
 		return 0;
-	sleep = due == DT_NOEND ? LONGEST_SLEEP_MS :
-		(long) Min((due - tasker_now()) / 1000 + 1, LONGEST_SLEEP_MS);
-	sleep = Max(sleep, done > 0 ? 0 : SHORTEST_SLEEP_MS);
+	sleep = Max(ms_until(due), done > 0 ? 0 : SHORTEST_SLEEP_MS);
+	sleep = Min(sleep, Max(ms_until(retention_due), 0));
 	return served ? sleep : Min(sleep, 1000);
 }
 
 /* The same; an error is logged and the loop goes on. */
 static long
-one_safe_turn(MemoryContext context)
+one_safe_turn(MemoryContext context, bool *queues_changed)
 {
 	volatile long sleep = 1000;
 
 	PG_TRY();
 	{
-		sleep = one_turn();
+		sleep = one_turn(queues_changed);
 	}
 	PG_CATCH();
 	{
@@ -535,6 +553,7 @@ tasker_scheduler_main(Datum arg)
 {
 	Oid			database = DatumGetObjectId(arg);
 	MemoryContext context;
+	bool		queues_changed = true;
 
 	if (!take_slot(database))
 		proc_exit(0);
@@ -550,11 +569,11 @@ tasker_scheduler_main(Datum arg)
 		{
 			long		sleep = LONGEST_SLEEP_MS;
 
-			begin_turn();
+			begin_turn(&queues_changed);
 			MemoryContextSwitchTo(context);
 			MemoryContextReset(context);
 			if (tasker_enabled)
-				sleep = one_safe_turn(context);
+				sleep = one_safe_turn(context, &queues_changed);
 			if (sleep < 0)
 				break;			/* the extension is gone */
 			pgstat_report_activity(STATE_IDLE, NULL);

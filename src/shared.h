@@ -20,6 +20,8 @@
 #define TASKER_MAX_EXECUTORS	128
 #define TASKER_MAX_WAITERS		256
 #define TASKER_WAITER_LANES		8
+#define TASKER_MAX_QUEUES		512
+#define TASKER_MAX_COUNTED		128
 
 typedef struct SchedulerSlot
 {
@@ -32,6 +34,8 @@ typedef struct SchedulerSlot
 								 * itself */
 	bool		connecting;		/* began to connect; if it is gone, it could
 								 * not */
+	bool		queues_changed; /* somebody else wants to be told of queues */
+	bool		notifies;		/* some queue is to be told of (QueueSlot) */
 	TimestampTz next_due;		/* when it will look by itself */
 } SchedulerSlot;
 
@@ -76,6 +80,27 @@ typedef struct GuardSlot
 	pg_atomic_uint32 word;		/* odd: it is armed */
 } GuardSlot;
 
+/* A queue that somebody has claimed from, or that listeners are told of. */
+typedef struct QueueSlot
+{
+	Oid			database;		/* InvalidOid: free */
+	int			queue_id;
+	bool		watched;		/* the scheduler sends a NOTIFY for it ... */
+	bool		pending;		/* ... which is due */
+	pg_atomic_uint64 served_at; /* the last claim, a TimestampTz */
+} QueueSlot;
+
+/* How many tasks a role has open, at most: none is taken off before it is counted again. */
+typedef struct OpenTasks
+{
+	Oid			database;		/* InvalidOid: free */
+	int			owner;
+	int64		at_most;
+	int64		created;		/* since the entry was made */
+	TimestampTz counted_at;
+	int64		took;			/* µs that counting took */
+} OpenTasks;
+
 typedef struct TaskerShared
 {
 	LWLock		lock;			/* protects all but the atomics */
@@ -85,6 +110,8 @@ typedef struct TaskerShared
 	ExecutorSlot executors[TASKER_MAX_EXECUTORS];
 	WaiterSlot	waiters[TASKER_MAX_WAITERS];
 	GuardSlot	guards[TASKER_MAX_DATABASES];
+	QueueSlot	queues[TASKER_MAX_QUEUES];
+	OpenTasks	open_tasks[TASKER_MAX_COUNTED];
 } TaskerShared;
 
 extern void tasker_shared_init(void);
@@ -97,11 +124,18 @@ extern void wake_lane_at_commit(int lane);
 extern void wake_timer_at_commit(TimestampTz due);
 extern void interrupt_task_at_commit(int64 task_id);
 extern void wake_launcher_at_commit(void);
+extern void reload_queues_at_commit(void);
 
 extern void wake_scheduler(Oid database);
 
 /* A claim that waits: set this session's latch when one of the lanes gets work. */
 extern bool begin_waiting(const int *lanes, int nlanes);
 extern void end_waiting(void);
+
+/* Queues: who asked them for steps when, and whose listeners are to be told. */
+extern void queue_served(int queue_id);
+extern TimestampTz queue_served_at(int queue_id);
+extern void set_watched_queues(const Datum *queue_ids, int n);
+extern int	next_queue_to_notify(void);
 
 #endif							/* TASKER_SHARED_H */

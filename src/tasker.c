@@ -7,6 +7,7 @@
 #include "clock.h"
 #include "guard.h"
 #include "handler.h"
+#include "history_ring.h"
 #include "process.h"
 
 PG_MODULE_MAGIC;
@@ -22,6 +23,7 @@ _PG_init(void)
 	tasker_shared_init();
 	guard_init();
 	handler_init();
+	history_ring_init();
 	launcher_init();
 	lifecycle_init();
 }

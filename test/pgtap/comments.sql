@@ -80,7 +80,7 @@ SELECT pg_temp.none((SELECT array_agg(m.name ORDER BY m.name) FROM member m JOIN
 		-- definitions are for everybody with a level to read
 		'task_namespaces', 'queues', 'named_tasks', 'named_steps', 'named_step_edges',
 		-- granted to nobody
-		'access_grants', 'idempotency_keys', 'ready_queue', 'timers', 'here', 'origin')),
+		'access_grants', 'idempotency_keys', 'ready_queue', 'timers', 'leases', 'workers', 'here', 'origin')),
 	'every table of users'' data has a row security policy');
 
 -- ----------------------------------------------------------------------- dump
@@ -90,6 +90,8 @@ SELECT pg_temp.none((SELECT array_agg(m.name ORDER BY m.name) FROM member m JOIN
 	AND c.relname NOT IN (
 		-- partitioned: registering the parent has no effect, each leaf is registered
 		'task_transitions', 'workflow_step_transitions',
+		-- the workers of the original are not the copy's
+		'workers',
 		-- says where the database is, so a dump must not have it
 		'here')),
 	'every table, leaf and sequence with users'' data is dumped');
