@@ -115,23 +115,21 @@ static TaskerQuery hint_ready = {
 
 static TaskerQuery hint_timers = {
 	.sql = "INSERT INTO tasker.timers (due_at, task_id, step_id) "
-	"SELECT s.next_attempt_at, s.task_id, s.step_id FROM tasker.workflow_steps s "
-	"WHERE s.state IN ('waiting', 'waiting_for_retry') AND s.next_attempt_at IS NOT NULL "
-	"UNION ALL SELECT $1, t.task_id, 0 FROM tasker.tasks t "
-	"WHERE t.blocked AND t.state IN ('pending', 'in_progress') ON CONFLICT DO NOTHING",
+	"SELECT d.due_at, d.task_id, d.step_id FROM (SELECT s.task_id, s.step_id, s.next_attempt_at AS due_at "
+	"FROM tasker.workflow_steps s WHERE s.state IN ('waiting', 'waiting_for_retry') "
+	"UNION ALL SELECT t.task_id, 0, $1 FROM tasker.tasks t "
+	"WHERE t.blocked AND t.state IN ('pending', 'in_progress')) AS d "
+	"WHERE d.due_at IS NOT NULL ON CONFLICT DO NOTHING",
 	.args = {TIMESTAMPTZOID},
-};
-
-/* When to look at leases: all anew, since their ends may be other ones now. */
-static TaskerQuery forget_lease_ends = {
-	.sql = "DELETE FROM tasker.leases",
 };
 
 static TaskerQuery hint_leases = {
 	.sql = "INSERT INTO tasker.leases (expires_at, lease, task_ids, step_ids) "
-	"SELECT s.lease_expires_at, pg_catalog.gen_random_uuid(), pg_catalog.array_agg(s.task_id), "
-	"pg_catalog.array_agg(s.step_id) FROM tasker.workflow_steps s "
-	"WHERE s.state = 'in_progress' AND s.lease_expires_at IS NOT NULL GROUP BY s.lease_expires_at",
+	"SELECT s.lease_expires_at, pg_catalog.gen_random_uuid(), "
+	"pg_catalog.array_agg(s.task_id ORDER BY s.task_id, s.step_id), "
+	"pg_catalog.array_agg(s.step_id ORDER BY s.task_id, s.step_id) "
+	"FROM tasker.workflow_steps s WHERE s.state = 'in_progress' AND s.lease_expires_at IS NOT NULL "
+	"GROUP BY s.lease_expires_at",
 };
 
 static int64
@@ -200,9 +198,8 @@ adopt_hints(const Adoption *adoption, char **detail)
 
 	if (adoption->status.state != GUARD_DISARMED)
 		return 0;
-	tasker_run(&forget_lease_ends, NULL, NULL);
-	tasker_run(&hint_leases, NULL, NULL);
-	return (int64) (tasker_run(&hint_ready, NULL, NULL) + tasker_run(&hint_timers, values, NULL));
+	return (int64) (tasker_run(&hint_ready, NULL, NULL) + tasker_run(&hint_timers, values, NULL) +
+					tasker_run(&hint_leases, NULL, NULL));
 }
 
 static int64

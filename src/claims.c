@@ -132,8 +132,6 @@ claim_once(FunctionCallInfo fcinfo, Claim *claim, int first)
 	int			n;
 	ClaimedStep *claimed = dequeue(batch, claim, &now, &n);
 
-	guard_require_armed();		/* now: who saw the rows sees what came with
-								 * them */
 	for (int i = 0; i < n; i++)
 	{
 		BatchStep  *step = claimed[i].step;

@@ -61,10 +61,10 @@ attach(void)
 			pg_atomic_init_u64(&shared->executors[i].task_id, 0);
 			pg_atomic_init_u32(&shared->executors[i].step_id, 0);
 		}
-		for (int i = 0; i < TASKER_MAX_DATABASES; i++)
-			pg_atomic_init_u32(&shared->guards[i].word, 0);
 		for (int i = 0; i < TASKER_MAX_QUEUES; i++)
 			pg_atomic_init_u64(&shared->queues[i].served_at, 0);
+		for (int i = 0; i < TASKER_MAX_DATABASES; i++)
+			pg_atomic_init_u32(&shared->guards[i].word, 0);
 	}
 	recorder_attach(!found);
 	LWLockRelease(AddinShmemInitLock);

@@ -72,14 +72,6 @@ typedef struct WaiterSlot
 	int			lanes[TASKER_WAITER_LANES];
 } WaiterSlot;
 
-/* What is known of a database's being the original (guard.c). */
-typedef struct GuardSlot
-{
-	Oid			database;		/* InvalidOid: free */
-	bool		logged;			/* that it is disarmed */
-	pg_atomic_uint32 word;		/* odd: it is armed */
-} GuardSlot;
-
 /* A queue that somebody has claimed from, or that listeners are told of. */
 typedef struct QueueSlot
 {
@@ -101,6 +93,14 @@ typedef struct OpenTasks
 	int64		took;			/* µs that counting took */
 } OpenTasks;
 
+/* What is known of a database's being the original (guard.c). */
+typedef struct GuardSlot
+{
+	Oid			database;		/* InvalidOid: free */
+	bool		logged;			/* that it is disarmed */
+	pg_atomic_uint32 word;		/* odd: it is armed */
+} GuardSlot;
+
 typedef struct TaskerShared
 {
 	LWLock		lock;			/* protects all but the atomics */
@@ -109,9 +109,9 @@ typedef struct TaskerShared
 	SchedulerSlot schedulers[TASKER_MAX_DATABASES];
 	ExecutorSlot executors[TASKER_MAX_EXECUTORS];
 	WaiterSlot	waiters[TASKER_MAX_WAITERS];
-	GuardSlot	guards[TASKER_MAX_DATABASES];
 	QueueSlot	queues[TASKER_MAX_QUEUES];
 	OpenTasks	open_tasks[TASKER_MAX_COUNTED];
+	GuardSlot	guards[TASKER_MAX_DATABASES];
 } TaskerShared;
 
 extern void tasker_shared_init(void);
