@@ -3,6 +3,7 @@
 #   make, make install, make installcheck   as for any extension (PG_CONFIG=… chooses the server)
 #   make demo                               a throwaway cluster runs a workflow and shows it
 #   make test                               everything that CI runs
+#   make chaos                              faults at random for ten minutes and more, see docs/delivery.md
 
 MODULE_big = tasker
 EXTENSION = tasker
@@ -35,7 +36,7 @@ endif
 
 PG_CONFIG ?= pg_config
 # The goals that bring a server along must work before there is one.
-ifneq ($(filter-out test demo demo-stop,$(or $(MAKECMDGOALS),all)),)
+ifneq ($(filter-out test chaos demo demo-stop,$(or $(MAKECMDGOALS),all)),)
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 endif
@@ -49,6 +50,10 @@ $(OBJS): $(wildcard src/*.h)
 # Everything that CI runs: SUITE=… TESTS=… KEEP=1, see test/README.md.
 test:
 	@test/run
+
+# Suite chaos in its long form: DURATION=seconds of faults, SEED=….
+chaos:
+	@SUITE=chaos DURATION=$(or $(DURATION),600) TEST_TIMEOUT=$$(($(or $(DURATION),600) * 3 + 900)) test/run
 
 # A throwaway cluster that runs a workflow and shows it.
 demo:
@@ -64,4 +69,4 @@ format:
 check-format:
 	@PG_CONFIG=$(PG_CONFIG) test/lib/indent.sh --check src/*.[ch]
 
-.PHONY: test demo demo-stop format check-format
+.PHONY: test chaos demo demo-stop format check-format
