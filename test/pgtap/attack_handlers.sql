@@ -1,7 +1,7 @@
 -- Whose code runs, and as whom: a handler that was replaced between definition
 -- and run; one that looks for a way to another role, in CALL tasker.run() of a
 -- session that is more than its owner; triggers that are deferred, cursors that
--- outlive it; calls of tasker from within. test/t/009_attacks.pl has the same in
+-- outlive it; calls of tasker from within. test/t/012_attacks.pl has the same in
 -- sessions of executors.
 \ir ../lib/attack.sql
 CREATE ROLE attack_group;
