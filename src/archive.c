@@ -75,6 +75,7 @@ static TaskerQuery whole_document = {
 static Jsonb *
 document_of(int64 task_id)
 {
+	MemoryContext context = CurrentMemoryContext;
 	TaskerSection section;
 	Datum		values[1] = {Int64GetDatum(task_id)};
 	Jsonb	   *document = NULL;
@@ -84,7 +85,10 @@ document_of(int64 task_id)
 	(void) set_config_option("enable_bitmapscan", "on", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
 	if (tasker_run(&whole_document, values, NULL) == 1)
+	{
+		MemoryContextSwitchTo(context); /* the section's own ends with it */
 		document = DatumGetJsonbPCopy(tasker_value_notnull(0, 1));
+	}
 	tasker_leave(&section);
 	return document;
 }
@@ -138,6 +142,8 @@ static void
 call_function(Oid function, Jsonb *document)
 {
 	int			guc_level = NewGUCNestLevel();
+	LOCAL_FCINFO(call, 1);
+	FmgrInfo	flinfo;
 	Oid			userid;
 	int			sec_context;
 
@@ -148,7 +154,12 @@ call_function(Oid function, Jsonb *document)
 							 GUC_ACTION_SAVE, true, 0, false);
 	begin_timeout(ARCHIVE_LIMIT_MS);
 	PushActiveSnapshot(GetTransactionSnapshot());
-	(void) OidFunctionCall1(function, JsonbPGetDatum(document));
+	/* it may return null, as an SQL function that returns void does */
+	fmgr_info(function, &flinfo);
+	InitFunctionCallInfoData(*call, &flinfo, 1, InvalidOid, NULL, NULL);
+	call->args[0].value = JsonbPGetDatum(document);
+	call->args[0].isnull = false;
+	(void) FunctionCallInvoke(call);
 	PopActiveSnapshot();
 	CommandCounterIncrement();
 	end_timeout(ARCHIVE_LIMIT_MS);
