@@ -39,6 +39,7 @@ missing() {
 		perl -MIPC::Run -MTest::More -MTAP::Parser -e 1 2>/dev/null || want+=(libipc-run-perl perl)
 		command -v pg_bsd_indent >/dev/null || want+=(pg-bsd-indent)
 		command -v python3 >/dev/null || want+=(python3)
+		/usr/bin/python3 -c 'import pglast' 2>/dev/null || want+=(python3-pglast)
 	fi
 }
 
