@@ -195,10 +195,7 @@ take_once(Claimed *claimed, const Claim *claim, LaneKey bound, int wanted, int p
 
 	nulls[2] = claim->no_owner;
 	if (!merged)
-	{
 		look = look_at_lane(claim->first_lane);
-		note_lane_taken(claim->first_lane);
-	}
 	key_values(bound, &values[4]);
 	key_values(look.from, &values[7]);
 	n = (int) tasker_run(merged ? &take_merged : &take, values, nulls);

@@ -244,6 +244,9 @@ look_at_step(StepChanges *changes, Pairs *pairs)
 		step_refs_add(&changes->promoted, task_id, step_id);
 	if (from == to)
 	{
+		/* others have passed over it meanwhile */
+		if (to == STEP_ENQUEUED)
+			wake_lane_at_commit(DatumGetInt32(column(pairs->new_slot, STEPS_LANE)), lane_begin);
 		check_step_time(task_id, step_id, to, pairs);
 		if (time_changed(pairs, to))
 			note_hints(changes, pairs, task_id, from, to);
