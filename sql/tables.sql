@@ -314,8 +314,10 @@ COMMENT ON COLUMN tasker.overdue_tasks.error IS 'Why the archive function refuse
 
 CREATE TABLE tasker.archive (
 	one boolean PRIMARY KEY DEFAULT true CHECK (one),
-	function text NOT NULL
+	function text NOT NULL,
+	function_owner name NOT NULL
 );
+COMMENT ON COLUMN tasker.archive.function_owner IS 'The role that owned it when it was chosen; another role''s function of the same name is not called.';
 COMMENT ON TABLE tasker.archive IS 'The function that gets the documents of tasks before they are removed; see tasker.set_archive.';
 
 -- ---------------------------------------------------------------------- access

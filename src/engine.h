@@ -158,11 +158,12 @@ extern double backoff_seconds(const Backoff *backoff, int attempts, double rando
 /* ------------------------------------------------------------ cut_off.c */
 
 /*
- * The error of a step in the midst of which its process ended, and the lock
- * under which such steps run one after the other: no two at a time.
+ * The error of a step in the midst of which its process ended, and the number
+ * of the lock on the schema under which such steps run one after the other, no
+ * two at a time. Not an advisory lock: anybody could hold that one.
  */
 #define CUT_OFF_STATE	"TK430"
-#define CUT_OFF_LOCK	"1413567307, 430"
+#define CUT_OFF_LOCK	430
 
 extern void record_cut_offs(void);
 
