@@ -184,6 +184,7 @@ look_up_queues(Claim *claim)
 	}
 	claim->lanes = datum_list_array(&lanes);
 	claim->nlanes = lanes.length;
+	claim->first_lane = lanes.length == 0 ? 0 : DatumGetInt32(lanes.values[0]);
 }
 
 /* Claim until there is something, or the time is over. */

@@ -25,6 +25,7 @@ typedef struct Claim
 	int			nqueues;
 	Datum		lanes;			/* int[], of those that are not paused */
 	int			nlanes;
+	int			first_lane;		/* of them */
 	Datum		owner;			/* whose steps, if ... */
 	char		no_owner;		/* ... this is ' '; 'n' for everybody's */
 	StepRefs	released;		/* children of steps that the same call has

@@ -77,10 +77,9 @@ def last_state(changes, first, legal):
 
 
 class History:
-    """What a database holds, read in one snapshot."""
+    """What a database holds."""
 
     def __init__(self, connection):
-        connection.execute('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY')
         self.tasks = defaultdict(list)     # task -> changes
         for task, origin, to in connection.execute(
                 'SELECT task_id, from_state, to_state FROM tasker.task_transitions ORDER BY created_at'):
@@ -115,7 +114,6 @@ class History:
             for task, step, *effect in connection.execute(
                     'SELECT task_id, step_id, seq, attempt, parents FROM chaos.effects ORDER BY seq'):
                 self.effects[task, step].append(effect)
-        connection.execute('COMMIT')
 
 
 class Check:

@@ -75,13 +75,13 @@ SELECT pg_temp.none((SELECT array_agg(m.name ORDER BY m.name) FROM member m JOIN
 
 -- -------------------------------------------------------------- row security
 SELECT pg_temp.none((SELECT array_agg(m.name ORDER BY m.name) FROM member m JOIN pg_class c ON c.oid = m.objid
-	WHERE m.kind = 'table' AND NOT c.relispartition AND NOT (c.relrowsecurity AND EXISTS (SELECT FROM pg_policy WHERE polrelid = c.oid))
+	WHERE m.kind = 'table' AND NOT c.relrowsecurity), 'every table has row security');
+SELECT pg_temp.none((SELECT array_agg(m.name ORDER BY m.name) FROM member m JOIN pg_class c ON c.oid = m.objid
+	WHERE m.kind = 'table' AND NOT c.relispartition AND NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = c.oid)
 	AND c.relname NOT IN (
-		-- definitions are for everybody with a level to read
-		'task_namespaces', 'queues', 'named_tasks', 'named_steps', 'named_step_edges',
-		-- granted to nobody
+		-- granted to nobody: without a policy nobody sees a row
 		'access_grants', 'idempotency_keys', 'ready_queue', 'timers', 'leases', 'workers', 'here', 'origin')),
-	'every table of users'' data has a row security policy');
+	'every table that roles may read has a policy');
 
 -- ----------------------------------------------------------------------- dump
 SELECT pg_temp.none((SELECT array_agg(m.name ORDER BY m.name) FROM member m JOIN pg_class c ON c.oid = m.objid
