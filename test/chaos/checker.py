@@ -178,7 +178,7 @@ class Check:
         history = self.history
         for step, effects in sorted(history.effects.items()):
             for parent in history.parents[step]:
-                name, state = history.names[parent], self.ends.get(parent)
+                name, state = history.names.get(parent), self.ends.get(parent)
                 if state is not None and state not in SATISFIED:
                     self.say('order', step, 'began, and its parent "%s" is %s', name, state)
                 if state != 'complete':
