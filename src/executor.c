@@ -12,8 +12,11 @@
 
 #include "access/xact.h"
 #include "batch.h"
+#include "catalog/namespace.h"
+#include "commands/prepare.h"
 #include "definition_cache.h"
 #include "fault.h"
+#include "guard.h"
 #include "handler.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -22,6 +25,7 @@
 #include "storage/lock.h"
 #include "storage/proc.h"
 #include "utils/memutils.h"
+#include "utils/portal.h"
 #include "utils/snapmgr.h"
 
 /* How long it rests after an error that is not a step's. */
@@ -131,6 +135,15 @@ may_go_on(void)
 	return definition_cache_check() && role_unusable(my_slot->role, "") == NULL;
 }
 
+/* What handlers left in the session is not for those of the next batch. */
+static void
+forget_leftovers(void)
+{
+	PortalHashTableDeleteAll(); /* cursors WITH HOLD */
+	DropAllPreparedStatements();
+	ResetTempTableNamespace();
+}
+
 /* One batch, one transaction. Returns how many steps it took. */
 static int
 one_batch(BatchRunner *runner)
@@ -144,6 +157,7 @@ one_batch(BatchRunner *runner)
 		BatchResult result = {0};
 
 		process_begin_transaction();
+		forget_leftovers();
 		PopActiveSnapshot();
 		if (may_go_on())
 			result = run_batch(runner);
@@ -186,7 +200,7 @@ one_batch(BatchRunner *runner)
 static bool
 should_leave(void)
 {
-	return my_slot->stop || !tasker_enabled;
+	return my_slot->stop || !tasker_enabled || guard_was_revoked();
 }
 
 void
