@@ -39,7 +39,7 @@ def pairs(text):
 
 
 STEP = pairs("""
-    pending: enqueued waiting complete skipped cancelled resolved_manually
+    pending: enqueued waiting in_progress complete skipped cancelled resolved_manually
     waiting: enqueued complete skipped cancelled resolved_manually
     enqueued: in_progress complete waiting_for_retry error skipped cancelled resolved_manually
     in_progress: complete waiting_for_retry error enqueued cancelled resolved_manually
