@@ -3,7 +3,9 @@
 #   make, make install, make installcheck   as for any extension (PG_CONFIG=… chooses the server)
 #   make demo                               a throwaway cluster runs a workflow and shows it
 #   make test                               everything that CI runs
+#   make conformance                        the clients' tests in their long form, a quarter of an hour
 #   make bench, make bench-full             tasker, its peers and the floor, side by side (bench/README.md)
+#   make chaos                              faults at random for ten minutes and more, see docs/delivery.md
 
 MODULE_big = tasker
 EXTENSION = tasker
@@ -15,7 +17,7 @@ OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
 
 # The install script: one file per topic, joined in this order.
 SQL_PARTS = schema states tables owners triggers definition creation readiness \
-	handlers operators claims explain processes views access
+	handlers operators claims queues explain retention processes guard views access
 SQL_FILES = $(SQL_PARTS:%=sql/%.sql)
 
 REGRESS_OPTS = --inputdir=test --load-extension=tasker
@@ -36,7 +38,7 @@ endif
 
 PG_CONFIG ?= pg_config
 # The goals that bring a server along must work before there is one.
-ifneq ($(filter-out test demo demo-stop bench bench-full,$(or $(MAKECMDGOALS),all)),)
+ifneq ($(filter-out test chaos conformance demo demo-stop bench bench-full,$(or $(MAKECMDGOALS),all)),)
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 endif
@@ -50,6 +52,14 @@ $(OBJS): $(wildcard src/*.h)
 # Everything that CI runs: SUITE=… TESTS=… KEEP=1, see test/README.md.
 test:
 	@test/run
+
+# Workers of all clients, their servers and poolers are killed, again and again.
+conformance:
+	@SUITE=clients CONFORMANCE=long TEST_TIMEOUT=3600 test/run
+
+# Suite chaos in its long form: DURATION=seconds of faults, SEED=….
+chaos:
+	@SUITE=chaos DURATION=$(or $(DURATION),600) TEST_TIMEOUT=$$(($(or $(DURATION),600) * 3 + 900)) test/run
 
 # A throwaway cluster that runs a workflow and shows it.
 demo:
@@ -73,4 +83,4 @@ check-format:
 	@PG_CONFIG=$(PG_CONFIG) test/lib/indent.sh --check src/*.[ch]
 
 # The directory of that name does not matter.
-.PHONY: test demo demo-stop bench bench-full format check-format
+.PHONY: test chaos conformance demo demo-stop bench bench-full format check-format

@@ -17,12 +17,15 @@ CREATE FUNCTION tasker.claim_steps(
 	OUT input jsonb,
 	OUT idempotency_key text,
 	OUT lease_expires_at timestamptz,
-	OUT checkpoint jsonb
+	OUT checkpoint jsonb,
+	OUT deadline timestamptz,
+	OUT traceparent text
 ) RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'tasker_claim_steps' LANGUAGE C VOLATILE ROWS 10;
 COMMENT ON FUNCTION tasker.claim_steps(text[], text, int, interval, interval) IS
-'Claims up to max_steps ready steps of the queues, by priority, then age, for as long as the lease (each step''s own unless given; never past its timeout), and returns all that their handlers need. No two calls get the same step.
-wait: if there is none, waits for work so long, at most a second, and returns as soon as a commit makes some.
+'Claims up to max_steps ready steps of the queues, by priority, then age, for as long as the lease (each step''s own unless given; never past its timeout), and returns all that their handlers need. No two calls get the same step; nothing comes from a paused queue.
+deadline: when the step''s timeout ends the attempt, however often its lease is extended; null if it has none. traceparent: the W3C trace context to go on in.
+wait: if there is none, waits for work so long, at most a second, and returns as soon as a commit makes some. The limit keeps the call''s snapshot from holding back vacuum: to wait longer, call again.
 Errors: TK204 bad argument, TK500 no access. Example: SELECT * FROM tasker.claim_steps(''{payments}'', ''worker-1'', 10, wait => ''1 s'');';
 
 CREATE FUNCTION tasker.complete_step(task_id bigint, step_id int, lease uuid, results jsonb DEFAULT NULL) RETURNS void
@@ -52,7 +55,9 @@ CREATE FUNCTION tasker.complete_steps(
 	OUT input jsonb,
 	OUT idempotency_key text,
 	OUT lease_expires_at timestamptz,
-	OUT checkpoint jsonb
+	OUT checkpoint jsonb,
+	OUT deadline timestamptz,
+	OUT traceparent text
 ) RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'tasker_complete_steps' LANGUAGE C VOLATILE ROWS 10;
 COMMENT ON FUNCTION tasker.complete_steps(bigint[], int[], uuid[], jsonb[], text[], text, int, interval, interval) IS

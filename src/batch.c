@@ -22,13 +22,17 @@
 #include "fault.h"
 #include "miscadmin.h"
 #include "results.h"
+#include "shared.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
-/* A handler that takes this long is not to hide what ended before it. */
-#define SLOW_MS			5.0
+/*
+ * Children that a batch has released it rather runs late than leave them to
+ * the queue, which costs as much as they do.
+ */
+#define WAVE_INTERVALS	4
 /* How often a single step may be taken away before it is at fault itself. */
 #define MAX_CONFLICTS	5
 /* More writing subtransactions would slow down every session's snapshots. */
@@ -73,14 +77,15 @@ may_be_slow(const BatchStep *step)
 	return step->def->handler->mean_ms < 0 || step->def->handler->mean_ms >= SLOW_MS;
 }
 
+/* Has it run for so many times its interval, or as many steps as it may? */
 static bool
-is_full(Batch *batch)
+is_full(Batch *batch, int intervals)
 {
 	int			size = batch->runner->mode == BATCH_SINGLE ? 1 :
 	batch->runner->mode == BATCH_PROTECTED ? Min(MAX_PROTECTED, tasker_batch_size) :
 	tasker_batch_size;
 
-	return batch->nended >= size || elapsed_ms(batch) >= tasker_batch_interval;
+	return batch->nended >= size || elapsed_ms(batch) >= (double) tasker_batch_interval * intervals;
 }
 
 static void
@@ -111,7 +116,7 @@ run_wave(Batch *batch)
 		BatchStep  *step = batch->wave[i];
 
 		CHECK_FOR_INTERRUPTS();
-		if (batch->nended > 0 && (is_full(batch) || may_be_slow(step)))
+		if (batch->nended > 0 && (is_full(batch, step->from == STEP_PENDING ? WAVE_INTERVALS : 1) || may_be_slow(step)))
 			break;
 		run_attempt(step, batch->runner, batch->context);
 		if (step->superseded)
@@ -212,7 +217,7 @@ bound_lock_waits(Batch *batch)
 		[BATCH_PROTECTED] = "1s",
 	};
 
-	if (batch->runner->mode != BATCH_SINGLE)
+	if (batch->runner != NULL && batch->runner->mode != BATCH_SINGLE)
 		(void) set_config_option("lock_timeout", waits[batch->runner->mode],
 								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
@@ -241,8 +246,18 @@ write_batch(Batch *batch, BatchStep **rest, int nrest)
 	{
 		step_arrays(rest, nrest, values);
 		tasker_run(&put_back, values, NULL);
+		note_put_back();
 	}
 	end_statements(&section);
+}
+
+/* The step's attempt failed before it began. */
+static void
+refuse_step(Batch *batch, BatchStep *step, ErrorData *error)
+{
+	step->started_at = step->ended_at = tasker_now();
+	attempt_failed(step, error);
+	add_ended(batch, step);
 }
 
 /* ---------------------------------------------------------------- the batch */
@@ -270,6 +285,24 @@ claim_limit(const BatchRunner *runner)
 }
 
 /*
+ * How many steps the next batch is to take: so many that they, and what they
+ * release, just fit. What does not fit goes through the queue once more.
+ */
+static int
+next_claim(Batch *batch, bool all, bool alone)
+{
+	int			claim = batch->runner->claim;
+
+	if (alone)
+		return 1;
+	if (!all)
+		return Max(claim / 2, 1);
+	if (batch->nended * 2 > tasker_batch_size || elapsed_ms(batch) * 2 > tasker_batch_interval)
+		return claim;
+	return Min(claim * 2, Max(tasker_batch_size / 10, 1));
+}
+
+/*
  * Run a batch in the current transaction, which the caller commits. An error
  * is nobody's step's: the caller rolls back and calls batch_failed.
  */
@@ -293,7 +326,7 @@ run_batch(BatchRunner *runner)
 	{
 		ran = alone ? 0 : run_wave(batch);
 		all = ran == batch->nwave;
-		if (!all || batch->nwave == 0 || runner->mode != BATCH_OPTIMISTIC || is_full(batch))
+		if (!all || batch->nwave == 0 || runner->mode != BATCH_OPTIMISTIC || is_full(batch, 1))
 			break;
 		next_wave(batch, batch->wave, batch->nwave);
 		if (batch->nwave == 0)
@@ -309,8 +342,7 @@ run_batch(BatchRunner *runner)
 	fault_point("batch-written");
 
 	batch->result.ended = batch->nended;
-	runner->claim = alone ? 1 : all && elapsed_ms(batch) < tasker_batch_interval ?
-		Min(runner->claim * 2, Max(tasker_batch_size / 10, 1)) : Max(runner->claim / 2, 1);
+	runner->claim = next_claim(batch, all, alone);
 	{
 		BatchResult result = batch->result;
 
@@ -378,10 +410,18 @@ refuse_steps(int lane, int64 task_id, int step_id, ErrorData *error)
 			rest[nrest++] = step;
 			continue;
 		}
-		step->started_at = step->ended_at = tasker_now();
-		attempt_failed(step, error);
-		add_ended(batch, step);
+		refuse_step(batch, step, error);
 	}
 	write_batch(batch, rest, nrest);
 	return batch->nended;
+}
+
+/* Refuse the steps of a claim's wave, whose input is too large to be handed out. */
+void
+refuse_steps_of_wave(Batch *batch)
+{
+	for (int i = 0; i < batch->nwave; i++)
+		refuse_step(batch, batch->wave[i], input_error(batch->wave[i]));
+	if (batch->nwave > 0)
+		write_batch(batch, NULL, 0);
 }

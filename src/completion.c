@@ -4,7 +4,8 @@
  *	  give back what was claimed, by the lease that came with it.
  *
  * Only the holder of a step's current lease can do anything about it; for
- * anybody else the call changes nothing and is refused with TK420.
+ * anybody else the call changes nothing and is refused with TK420. So it is in
+ * a copy (TK602): the step is the original's, and so is its worker.
  */
 #include "claims.h"
 
@@ -12,6 +13,7 @@
 
 #include "catalog/pg_type.h"
 #include "engine.h"
+#include "guard.h"
 #include "results.h"
 #include "utils/array.h"
 #include "utils/fmgrprotos.h"
@@ -119,6 +121,7 @@ complete_all(Completion *items, int n)
 	char		nulls[7] = "      ";
 	uint64		rows;
 
+	guard_require_armed();
 	qsort(items, n, sizeof(Completion), compare_completions);
 	datum_list_init(&tasks, INT8OID);
 	datum_list_init(&steps, INT4OID);
@@ -160,6 +163,24 @@ complete_all(Completion *items, int n)
 			store_results_apart(items[i].ref.task_id, items[i].ref.step_id, items[i].results);
 }
 
+/* The same; the children that are free now are the caller's to take or to release. */
+static void
+complete_holding_back(Completion *items, int n, StepRefs *children)
+{
+	hold_back_children(children);
+	PG_TRY();
+	{
+		complete_all(items, n);
+	}
+	PG_CATCH();
+	{
+		hold_back_children(NULL);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	hold_back_children(NULL);
+}
+
 static void
 array_elements(FunctionCallInfo fcinfo, int arg, Oid type, int length, bool byval, char align,
 			   Datum **elements, bool **nulls, int *n)
@@ -193,6 +214,12 @@ read_completions(FunctionCallInfo fcinfo, int *n)
 				 errmsg("the arrays of complete_steps must have the same length"),
 				 errdetail("They have %d, %d, %d and %d elements.", lengths[0], lengths[1], lengths[2], lengths[3]),
 				 errhint("Use null for a step without results.")));
+	if (lengths[0] > tasker_max_claim)
+		ereport(ERROR,
+				(errcode(ERRCODE_TASKER_BAD_ARGUMENT),
+				 errmsg("a call completes at most %d steps", tasker_max_claim),
+				 errdetail("It is for %d.", lengths[0]),
+				 errhint("Use several calls, or have a superuser raise tasker.max_claim.")));
 	*n = lengths[0];
 	items = palloc0(Max(*n, 1) * sizeof(Completion));
 	for (int i = 0; i < *n; i++)
@@ -227,6 +254,7 @@ hold_step(FunctionCallInfo fcinfo)
 	int			step_no;
 	int			named_task_id;
 
+	guard_require_armed();
 	nulls[3] = scope(&values[3]);
 	if (tasker_run(&held_step, values, nulls) == 0)
 		refuse_lease(held.task_id, held.step_id);
@@ -287,7 +315,7 @@ Datum
 tasker_complete_steps(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	bool		claims = !PG_ARGISNULL(6) && PG_GETARG_INT32(6) != 0;
+	bool		claims = !PG_ARGISNULL(6) && PG_GETARG_INT32(6) != 0 && tasker_enabled;
 	TaskerSection section;
 	Completion *items;
 	Claim		claim;
@@ -298,19 +326,24 @@ tasker_complete_steps(PG_FUNCTION_ARGS)
 		read_claim(fcinfo, 4, &claim);
 	tasker_begin_srf(fcinfo);
 	tasker_enter(&section);
-	complete_all(items, n);
+	if (claims)
+		complete_holding_back(items, n, &claim.released);
+	else
+		complete_all(items, n);
 	for (int i = 0; i < n; i++)
 	{
-		Datum		row[12] = {CStringGetTextDatum("refused"), Int64GetDatum(items[i].ref.task_id),
-		Int32GetDatum(items[i].ref.step_id)};
-		bool		isnull[12] = {false, false, false, true, true, true, true, true, true, true, true, true};
+		Datum		row[CLAIM_COLUMNS] = {CStringGetTextDatum("refused"),
+		Int64GetDatum(items[i].ref.task_id), Int32GetDatum(items[i].ref.step_id)};
+		bool		isnull[CLAIM_COLUMNS];
 
+		for (int c = 0; c < CLAIM_COLUMNS; c++)
+			isnull[c] = c > 2;
 		if (!items[i].done)
 			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, row, isnull);
 	}
-	tasker_leave(&section);
 	if (claims)
 		claim_and_wait(fcinfo, &claim, 0);
+	tasker_leave(&section);
 	return (Datum) 0;
 }
 

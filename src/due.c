@@ -11,13 +11,15 @@
 #include "engine.h"
 
 #include "catalog/pg_type.h"
+#include "guard.h"
 #include "miscadmin.h"
+#include "retention.h"
 
 static TaskerQuery take_step_timers = {
 	.sql = "DELETE FROM tasker.timers t USING ("
 	"SELECT t2.due_at, t2.task_id, t2.step_id FROM tasker.timers t2 "
 	"JOIN tasker.workflow_steps s ON s.task_id = t2.task_id AND s.step_id = t2.step_id "
-	"WHERE t2.due_at <= $1 AND s.state IN ('waiting', 'waiting_for_retry', 'in_progress') "
+	"WHERE t2.due_at <= $1 AND s.state IN ('waiting', 'waiting_for_retry') "
 	"ORDER BY t2.due_at LIMIT $2 FOR NO KEY UPDATE OF t2, s SKIP LOCKED) AS d "
 	"WHERE t.due_at = d.due_at AND t.task_id = d.task_id AND t.step_id = d.step_id "
 	"RETURNING t.task_id, t.step_id",
@@ -25,12 +27,12 @@ static TaskerQuery take_step_timers = {
 	.columns = {INT8OID, INT4OID},
 };
 
-/* Timers of steps that wait for nothing any more, which is what becomes of most leases. */
+/* Timers of steps that do not wait any more: somebody retried or cancelled them. */
 static TaskerQuery forget_ended = {
 	.sql = "DELETE FROM tasker.timers t USING ("
 	"SELECT t2.due_at, t2.task_id, t2.step_id FROM tasker.timers t2 "
 	"JOIN tasker.workflow_steps s ON s.task_id = t2.task_id AND s.step_id = t2.step_id "
-	"WHERE t2.due_at <= $1 AND s.state NOT IN ('waiting', 'waiting_for_retry', 'in_progress') "
+	"WHERE t2.due_at <= $1 AND s.state NOT IN ('waiting', 'waiting_for_retry') "
 	"ORDER BY t2.due_at LIMIT $2 FOR UPDATE OF t2 SKIP LOCKED) AS d "
 	"WHERE t.due_at = d.due_at AND t.task_id = d.task_id AND t.step_id = d.step_id",
 	.args = {TIMESTAMPTZOID, INT4OID},
@@ -57,7 +59,8 @@ static TaskerQuery take_task_timers = {
 };
 
 static TaskerQuery first_timer = {
-	.sql = "SELECT due_at FROM tasker.timers ORDER BY due_at LIMIT 1",
+	.sql = "SELECT LEAST((SELECT due_at FROM tasker.timers ORDER BY due_at LIMIT 1), "
+	"(SELECT expires_at FROM tasker.leases ORDER BY expires_at LIMIT 1))",
 	.columns = {TIMESTAMPTZOID},
 };
 
@@ -98,7 +101,6 @@ look_at_steps(TimestampTz now, int limit)
 	values[1] = datum_list_array(&steps);
 	values[2] = TimestampTzGetDatum(now);
 	tasker_run(&enqueue_due, values, NULL);
-	expire_leases(values[0], values[1], now);
 	return n + forgotten;
 }
 
@@ -127,6 +129,7 @@ tick(TimestampTz now, int limit)
 
 	tasker_enter(&section);
 	done = look_at_steps(now, limit);
+	done += expire_leases(now);
 	done += look_at_tasks(now, limit);
 	if (done == 0)
 		tasker_run(&forget_gone, values, NULL);
@@ -139,13 +142,14 @@ TimestampTz
 next_due(void)
 {
 	TaskerSection section;
-	TimestampTz result = DT_NOEND;
+	Datum		due;
+	bool		isnull;
 
 	tasker_enter(&section);
-	if (tasker_run(&first_timer, NULL, NULL) == 1)
-		result = DatumGetTimestampTz(tasker_value_notnull(0, 1));
+	tasker_run(&first_timer, NULL, NULL);
+	due = tasker_value(0, 1, &isnull);
 	tasker_leave(&section);
-	return result;
+	return isnull ? DT_NOEND : DatumGetTimestampTz(due);
 }
 
 PG_FUNCTION_INFO_V1(tasker_tick);
@@ -156,6 +160,7 @@ tasker_tick(PG_FUNCTION_ARGS)
 {
 	TimestampTz now = PG_ARGISNULL(0) ? tasker_now() : PG_GETARG_TIMESTAMPTZ(0);
 	int			limit = PG_ARGISNULL(1) ? 1000 : PG_GETARG_INT32(1);
+	int			done;
 
 	if (access_level(GetUserId()) < ACCESS_OPERATOR)
 		ereport(ERROR,
@@ -164,5 +169,8 @@ tasker_tick(PG_FUNCTION_ARGS)
 				 errdetail("Role \"%s\" does not have level operator.",
 						   GetUserNameFromId(GetUserId(), false)),
 				 errhint("The scheduler does it by itself; tasker.start() starts it.")));
-	PG_RETURN_INT32(tick(now, limit));
+	guard_require_armed();
+	done = tick(now, limit);
+	(void) expire_due(now);
+	PG_RETURN_INT32(done);
 }

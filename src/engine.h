@@ -8,6 +8,8 @@
 
 #include "tasker.h"
 
+#include "utils/uuid.h"
+
 /* A step of a task, in the order in which rows are locked. */
 typedef struct StepRef
 {
@@ -71,9 +73,32 @@ extern void record_task_history(DatumList *tasks, DatumList *from, DatumList *to
 extern void history_set_note(Jsonb *note);
 extern Jsonb *history_note(void);
 
+/* ------------------------------------------------------------ leases.c */
+
+/* When a claimed step's lease ends. */
+typedef struct LeaseEnd
+{
+	TimestampTz end;
+	StepRef		ref;
+	bool		leased;
+	pg_uuid_t	lease;			/* if leased */
+} LeaseEnd;
+
+/* A growing list of them; all zero is an empty one. */
+typedef struct LeaseEnds
+{
+	LeaseEnd   *items;
+	int			length;
+	int			space;
+} LeaseEnds;
+
+extern void lease_ends_add(LeaseEnds *ends, TimestampTz end, const pg_uuid_t *lease, int64 task_id, int step_id);
+extern void insert_lease_ends(LeaseEnds *ends);
+extern int	expire_leases(TimestampTz now);
+
 /* ------------------------------------------------------------ release.c */
 
-/* Rows for ready_queue and timers, a list a column. */
+/* Rows for ready_queue, timers and leases, a list a column. */
 typedef struct StepHints
 {
 	DatumList	ready_lane;
@@ -83,11 +108,17 @@ typedef struct StepHints
 	DatumList	timer_due;
 	DatumList	timer_task;
 	DatumList	timer_step;
+	LeaseEnds	leases;
 } StepHints;
 
 extern int	step_ref_compare(const void *a, const void *b);
 extern void step_refs_add(StepRefs *refs, int64 task_id, int step_id);
+extern void step_refs_add_counted(StepRefs *refs, int64 task_id, int step_id, int count);
+extern void step_refs_arrays(const StepRefs *refs, Datum *values);
+extern void merge_step_refs(StepRefs *refs);
 extern bool lower_counters(StepRefs *children);
+extern void hold_back_children(StepRefs *children);
+extern void release_held_back(StepRefs *children);
 extern void release_children(StepRefs *satisfied, TaskChanges *changes);
 extern void step_hints_init(StepHints *hints);
 extern void insert_hints(StepHints *hints);
@@ -124,13 +155,24 @@ extern BackoffKind backoff_kind_from_text(Datum kind);
 extern double interval_seconds(const Interval *interval);
 extern double backoff_seconds(const Backoff *backoff, int attempts, double random);
 
-/* ------------------------------------------------------------ leases.c */
+/* ------------------------------------------------------------ cut_off.c */
 
-extern void expire_leases(Datum task_ids, Datum step_ids, TimestampTz now);
+/*
+ * The error of a step in the midst of which its process ended, and the lock
+ * under which such steps run one after the other: no two at a time.
+ */
+#define CUT_OFF_STATE	"TK430"
+#define CUT_OFF_LOCK	"1413567307, 430"
+
+extern void record_cut_offs(void);
 
 /* ------------------------------------------------------------ due.c */
 
 extern int	tick(TimestampTz now, int limit);
 extern TimestampTz next_due(void);
+
+/* ------------------------------------------------------------ run.c */
+
+extern void check_nonatomic(FunctionCallInfo fcinfo, const char *message);
 
 #endif							/* TASKER_ENGINE_H */

@@ -10,8 +10,11 @@
 #include "explain.h"
 
 #include "catalog/pg_type.h"
+#include "engine.h"
 
 #define MAX_AHEAD	10000		/* steps ahead that are counted */
+/* A queue that nobody asked for so long is not being served. */
+#define UNSERVED	(60 * USECS_PER_SEC)
 
 typedef void (*Explainer) (ExplainedStep *step);
 
@@ -79,6 +82,14 @@ static TaskerQuery count_ahead = {
 	.read_only = true,
 };
 
+static TaskerQuery find_pause = {
+	.sql = "SELECT paused_at, paused_by, pg_catalog.left(pause_reason, 1000) FROM tasker.queues "
+	"WHERE queue_id = $1 AND paused_at IS NOT NULL",
+	.args = {INT4OID},
+	.columns = {TIMESTAMPTZOID, TEXTOID, TEXTOID},
+	.read_only = true,
+};
+
 /* ------------------------------------------------------------- the sentences */
 
 static char *
@@ -111,6 +122,14 @@ add_time_obstacles(ExplainedStep *step)
 						 step->task_id);
 	if (obstacle != NULL)
 		appendStringInfo(step->out, " But %s.", obstacle);
+}
+
+/* It ran before, and its process ended in the midst of it. */
+static void
+add_cut_off(ExplainedStep *step)
+{
+	if (step->sqlstate != NULL && strcmp(step->sqlstate, CUT_OFF_STATE) == 0)
+		appendStringInfo(step->out, " The last time %s; if it happens again, that attempt fails.", step->error);
 }
 
 /* It is not over, but the task is. Returns whether it is so. */
@@ -312,8 +331,12 @@ explain_in_progress(ExplainedStep *step)
 	else if (step->lease_expires_at == 0)
 		appendStringInfoString(step->out, ".");
 	else if (step->lease_expires_at > tasker_now())
+	{
 		appendStringInfo(step->out, ". Unless its worker completes, fails or extends it, its lease runs out at %s.",
 						 explain_time(step->lease_expires_at));
+		if (is_disarmed(step) != NULL)
+			appendStringInfo(step->out, " But %s.", is_disarmed(step));
+	}
 	else if (obstacle == NULL)
 		appendStringInfo(step->out, ". Its lease ran out at %s: the scheduler takes it away in a moment.",
 						 explain_time(step->lease_expires_at));
@@ -349,6 +372,36 @@ add_ahead(ExplainedStep *step)
 		appendStringInfoString(step->out, " It is the next one.");
 }
 
+/* Nothing is claimed from its queue now. Returns whether it is so. */
+static bool
+is_in_paused_queue(ExplainedStep *step)
+{
+	Datum		values[1] = {Int32GetDatum(step->lane)};
+	char	   *reason;
+
+	if (tasker_run(&find_pause, values, NULL) == 0)
+		return false;
+	reason = explain_text_at(0, 3);
+	appendStringInfo(step->out, " is ready, but queue \"%s\" is paused since %s by role \"%s\"%s: "
+					 "SELECT tasker.resume_queue(%s).", step->queue, explain_time(explain_time_at(1)),
+					 explain_text_at(0, 2),
+					 reason == NULL ? "" : psprintf(" (reason: %s)", explain_text(reason)),
+					 quote_literal_cstr(step->queue));
+	return true;
+}
+
+static void
+explain_queued(ExplainedStep *step)
+{
+	if (is_in_paused_queue(step))
+		return;
+	appendStringInfo(step->out, " is ready and waits for a worker to claim it from queue \"%s\".",
+					 step->queue == NULL ? "" : step->queue);
+	add_ahead(step);
+	if (queue_served_at(step->lane) < tasker_now() - UNSERVED)
+		appendStringInfoString(step->out, " But no worker has asked that queue for steps in the last minute.");
+}
+
 static void
 explain_enqueued(ExplainedStep *step)
 {
@@ -362,17 +415,16 @@ explain_enqueued(ExplainedStep *step)
 		appendStringInfo(step->out, " is ready, but tasker.ready_queue has no row for it, which should not be: "
 						 "SELECT tasker.pause_task(" INT64_FORMAT "), then tasker.resume_task(" INT64_FORMAT "), "
 						 "makes one.", step->task_id, step->task_id);
+	else if (step->lane > 0 && claim_obstacle(step) != NULL)
+		appendStringInfo(step->out, " is ready, but %s.", claim_obstacle(step));
 	else if (step->lane > 0)
-	{
-		appendStringInfo(step->out, " is ready and waits for a worker to claim it from queue \"%s\".",
-						 step->queue == NULL ? "" : step->queue);
-		add_ahead(step);
-	}
+		explain_queued(step);
 	else
 	{
 		appendStringInfo(step->out, " is ready to run, but %s.",
 						 executor_obstacle(step));
 		add_ahead(step);
+		add_cut_off(step);
 	}
 }
 

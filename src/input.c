@@ -6,9 +6,13 @@
 #include "input.h"
 
 #include "catalog/pg_type.h"
+#include "mb/pg_wchar.h"
 #include "utils/datetime.h"
 #include "utils/json.h"
 #include "utils/numeric.h"
+
+/* Bytes of each of an error's texts that are kept. */
+#define MAX_ERROR_TEXT	65536
 
 static void
 push_string(JsonbParseState **state, JsonbIteratorToken token, const char *string)
@@ -119,6 +123,39 @@ step_input(TaskInput *task, StepDef *step, int step_id, int attempt,
 	return finish(&state);
 }
 
+/*
+ * The W3C trace context that the attempts of a task's steps are to go on in: its
+ * creator's, or one made of its correlation id, which is as long as a trace id,
+ * with the task's id as the parent's.
+ */
+char *
+step_traceparent(const TaskInput *task)
+{
+	char		trace_id[33];
+	int			n = 0;
+
+	if (task->traceparent != NULL)
+		return pstrdup(task->traceparent);
+	for (const char *c = task->correlation_id; c != NULL && *c != '\0' && n < 32; c++)
+		if (*c != '-')
+			trace_id[n++] = *c;
+	trace_id[n] = '\0';
+	if (strspn(trace_id, "0") == n)
+		snprintf(trace_id, sizeof(trace_id), "%032llx", (unsigned long long) task->task_id);
+	return psprintf("00-%s-%016llx-01", trace_id, (unsigned long long) task->task_id);
+}
+
+/* Of an error that a handler made of a whole document, the beginning will do. */
+static void
+push_clipped(JsonbParseState **state, const char *key, const char *value)
+{
+	int			length = value == NULL ? 0 : strlen(value);
+
+	if (length > MAX_ERROR_TEXT)
+		value = psprintf("%.*s...", pg_mbcliplen(value, length, MAX_ERROR_TEXT), value);
+	push_text(state, key, value);
+}
+
 /* What is kept of the error of a failed attempt. */
 Jsonb *
 error_document(ErrorData *error, int attempt, TimestampTz at)
@@ -130,9 +167,9 @@ error_document(ErrorData *error, int attempt, TimestampTz at)
 	push_text(&state, "at", JsonEncodeDateTime(at_text, TimestampTzGetDatum(at), TIMESTAMPTZOID, NULL));
 	push_int(&state, "attempt", attempt);
 	push_text(&state, "sqlstate", unpack_sql_state(error->sqlerrcode));
-	push_text(&state, "message", error->message ? error->message : "");
-	push_text(&state, "detail", error->detail);
-	push_text(&state, "hint", error->hint);
-	push_text(&state, "context", error->context);
+	push_clipped(&state, "message", error->message ? error->message : "");
+	push_clipped(&state, "detail", error->detail);
+	push_clipped(&state, "hint", error->hint);
+	push_clipped(&state, "context", error->context);
 	return finish(&state);
 }

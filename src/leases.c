@@ -3,7 +3,12 @@
  *	  Leases that ran out: their steps are retried by their policies, as after any
  *	  failed attempt, and whoever held them can do nothing more about them.
  *
- * Called by due.c, with the steps locked, inside a section.
+ * tasker.leases says when to look: a row a claim, with all of its steps. The
+ * step's own row decides; most have ended by then, or a heartbeat has moved
+ * their lease's end.
+ *
+ * Rows are written by the trigger on steps (release.c) and read by due.c, inside
+ * a section. A step that somebody else has locked is left for a moment later.
  */
 #include "attempt.h"
 
@@ -11,21 +16,49 @@
 #include "engine.h"
 #include "shared.h"
 
-/* Steps with a lease among those whose timer went off; the timer may be early. */
+/* Claims whose leases are looked at in one turn. */
+#define LEASES_AT_ONCE	100
+
+static TaskerQuery add_lease = {
+	.sql = "INSERT INTO tasker.leases (expires_at, lease, task_ids, step_ids) "
+	"VALUES ($1, COALESCE($2, pg_catalog.gen_random_uuid()), $3, $4)",
+	.args = {TIMESTAMPTZOID, UUIDOID, INT8ARRAYOID, INT4ARRAYOID},
+};
+
+/* The steps of claims whose leases are over by now, as they were claimed. */
+static TaskerQuery take_leases = {
+	.sql = "WITH d AS (DELETE FROM tasker.leases l USING ("
+	"SELECT l2.expires_at, l2.lease FROM tasker.leases l2 WHERE l2.expires_at <= $1 "
+	"ORDER BY l2.expires_at LIMIT $2 FOR UPDATE SKIP LOCKED) AS c "
+	"WHERE l.expires_at = c.expires_at AND l.lease = c.lease "
+	"RETURNING l.task_ids, l.step_ids) "
+	"SELECT u.task_id, u.step_id FROM d CROSS JOIN LATERAL "
+	"ROWS FROM (pg_catalog.unnest(d.task_ids), pg_catalog.unnest(d.step_ids)) AS u (task_id, step_id)",
+	.args = {TIMESTAMPTZOID, INT4OID},
+	.columns = {INT8OID, INT4OID},
+};
+
+/* Which of them are in progress still. */
 static TaskerQuery leased_steps = {
 	.sql = "SELECT s.task_id, s.step_id, s.step_no, t.named_task_id, s.attempts, s.lease_expires_at, "
-	"COALESCE(s.claimed_by, '') "
+	"COALESCE(s.claimed_by, ''), s.lease "
 	"FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS c (task_id, step_id) "
 	"JOIN tasker.workflow_steps s ON s.task_id = c.task_id AND s.step_id = c.step_id "
 	"JOIN tasker.tasks t ON t.task_id = s.task_id "
 	"WHERE s.state = 'in_progress' AND s.lease_expires_at IS NOT NULL",
 	.args = {INT8ARRAYOID, INT4ARRAYOID},
-	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, INT4OID, TIMESTAMPTZOID, TEXTOID},
+	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, INT4OID, TIMESTAMPTZOID, TEXTOID, UUIDOID},
 };
 
-static TaskerQuery look_again = {
-	.sql = "INSERT INTO tasker.timers (due_at, task_id, step_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
-	.args = {TIMESTAMPTZOID, INT8OID, INT4OID},
+/* Those of them that can be locked now, with the task: its row is to change if the step failed for good. */
+static TaskerQuery lock_steps = {
+	.sql = "SELECT s.task_id, s.step_id "
+	"FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS c (task_id, step_id) "
+	"JOIN tasker.workflow_steps s ON s.task_id = c.task_id AND s.step_id = c.step_id "
+	"JOIN tasker.tasks t ON t.task_id = s.task_id "
+	"WHERE s.state = 'in_progress' AND s.lease_expires_at <= $3 FOR NO KEY UPDATE OF s, t SKIP LOCKED",
+	.args = {INT8ARRAYOID, INT4ARRAYOID, TIMESTAMPTZOID},
+	.columns = {INT8OID, INT4OID},
 };
 
 static TaskerQuery end_attempts = {
@@ -47,7 +80,109 @@ typedef struct LeasedStep
 	int			attempts;
 	TimestampTz expires;
 	char	   *worker;
+	pg_uuid_t  *lease;			/* NULL: set by hand, without one */
 } LeasedStep;
+
+/* ------------------------------------------------------------ when to look */
+
+void
+lease_ends_add(LeaseEnds *ends, TimestampTz end, const pg_uuid_t *lease, int64 task_id, int step_id)
+{
+	LeaseEnd   *item;
+
+	if (ends->length == ends->space)
+	{
+		ends->space = Max(ends->space * 2, 16);
+		ends->items = ends->items == NULL ? palloc(ends->space * sizeof(LeaseEnd)) :
+			repalloc_huge(ends->items, ends->space * sizeof(LeaseEnd));
+	}
+	item = &ends->items[ends->length++];
+	memset(item, 0, sizeof(LeaseEnd));
+	item->end = end;
+	item->ref.task_id = task_id;
+	item->ref.step_id = step_id;
+	item->leased = lease != NULL;
+	if (lease != NULL)
+		item->lease = *lease;
+	wake_timer_at_commit(end);
+}
+
+static int
+compare_ends(const void *a, const void *b)
+{
+	const LeaseEnd *x = a;
+	const LeaseEnd *y = b;
+
+	if (x->end != y->end)
+		return x->end < y->end ? -1 : 1;
+	return step_ref_compare(&x->ref, &y->ref);
+}
+
+/* Write when to look at which steps: a row for each end, of which there are few. */
+void
+insert_lease_ends(LeaseEnds *ends)
+{
+	if (ends->length > 0)
+		qsort(ends->items, ends->length, sizeof(LeaseEnd), compare_ends);
+	for (int i = 0; i < ends->length;)
+	{
+		LeaseEnd   *first = &ends->items[i];
+		DatumList	tasks,
+					steps;
+		Datum		values[4];
+
+		datum_list_init(&tasks, INT8OID);
+		datum_list_init(&steps, INT4OID);
+		for (; i < ends->length && ends->items[i].end == first->end; i++)
+		{
+			datum_list_add(&tasks, Int64GetDatum(ends->items[i].ref.task_id));
+			datum_list_add(&steps, Int32GetDatum(ends->items[i].ref.step_id));
+		}
+		values[0] = TimestampTzGetDatum(first->end);
+		values[1] = UUIDPGetDatum(&first->lease);
+		values[2] = datum_list_array(&tasks);
+		values[3] = datum_list_array(&steps);
+		tasker_run(&add_lease, values, first->leased ? NULL : " n  ");
+	}
+}
+
+/* ------------------------------------------------------------------ looking */
+
+/* The steps that claims had whose leases are over, in the order of their locks. */
+static void
+take_due(TimestampTz now, DatumList *tasks, DatumList *steps)
+{
+	Datum		values[2] = {TimestampTzGetDatum(now), Int32GetDatum(LEASES_AT_ONCE)};
+	StepRefs	refs = {0};
+	uint64		n = tasker_run(&take_leases, values, NULL);
+
+	for (uint64 row = 0; row < n; row++)
+		step_refs_add(&refs, DatumGetInt64(tasker_value_notnull(row, 1)),
+					  DatumGetInt32(tasker_value_notnull(row, 2)));
+	if (n > 0)
+		qsort(refs.items, refs.length, sizeof(StepRef), step_ref_compare);
+	datum_list_init(tasks, INT8OID);
+	datum_list_init(steps, INT4OID);
+	for (int i = 0; i < refs.length; i++)
+	{
+		if (i > 0 && step_ref_compare(&refs.items[i - 1], &refs.items[i]) == 0)
+			continue;
+		datum_list_add(tasks, Int64GetDatum(refs.items[i].task_id));
+		datum_list_add(steps, Int32GetDatum(refs.items[i].step_id));
+	}
+}
+
+/* Lock those whose leases are over and whom nobody else has locked, in order. */
+static void
+lock_expired(Datum task_ids, Datum step_ids, TimestampTz now, StepRefs *locked)
+{
+	Datum		values[3] = {task_ids, step_ids, TimestampTzGetDatum(now)};
+	uint64		n = tasker_run(&lock_steps, values, NULL);
+
+	for (uint64 row = 0; row < n; row++)
+		step_refs_add(locked, DatumGetInt64(tasker_value_notnull(row, 1)),
+					  DatumGetInt32(tasker_value_notnull(row, 2)));
+}
 
 static LeasedStep *
 read_leased(Datum task_ids, Datum step_ids, int *n)
@@ -59,6 +194,9 @@ read_leased(Datum task_ids, Datum step_ids, int *n)
 	steps = palloc(Max(*n, 1) * sizeof(LeasedStep));
 	for (int i = 0; i < *n; i++)
 	{
+		bool		isnull;
+		Datum		lease;
+
 		steps[i].task_id = DatumGetInt64(tasker_value_notnull(i, 1));
 		steps[i].step_id = DatumGetInt32(tasker_value_notnull(i, 2));
 		steps[i].step_no = DatumGetInt32(tasker_value_notnull(i, 3));
@@ -66,19 +204,10 @@ read_leased(Datum task_ids, Datum step_ids, int *n)
 		steps[i].attempts = DatumGetInt32(tasker_value_notnull(i, 5));
 		steps[i].expires = DatumGetTimestampTz(tasker_value_notnull(i, 6));
 		steps[i].worker = TextDatumGetCString(tasker_value_notnull(i, 7));
+		lease = tasker_value(i, 8, &isnull);
+		steps[i].lease = isnull ? NULL : DatumGetUUIDP(lease);
 	}
 	return steps;
-}
-
-/* A heartbeat has moved the lease's end: look again then. */
-static void
-rearm(const LeasedStep *step)
-{
-	Datum		values[3] = {TimestampTzGetDatum(step->expires), Int64GetDatum(step->task_id),
-	Int32GetDatum(step->step_id)};
-
-	tasker_run(&look_again, values, NULL);
-	wake_timer_at_commit(step->expires);
 }
 
 static Jsonb *
@@ -94,52 +223,75 @@ lease_error(const LeasedStep *step, TimestampTz now)
 	return error_document(&error, step->attempts, now);
 }
 
-/* End the attempts whose lease is over, of the steps given. */
-void
-expire_leases(Datum task_ids, Datum step_ids, TimestampTz now)
+static bool
+is_locked(const StepRefs *locked, const LeasedStep *step)
 {
+	StepRef		ref = {step->task_id, step->step_id, 0};
+
+	return locked->length > 0 &&
+		bsearch(&ref, locked->items, locked->length, sizeof(StepRef), step_ref_compare) != NULL;
+}
+
+/* End the attempt of a step that is locked: a row for end_attempts. */
+static void
+add_end(const LeasedStep *step, TimestampTz now, DatumList *columns)
+{
+	TimestampTz next = 0;
+	StepDef    *def = step_def(task_def(step->named_task_id), step->step_no);
+	StepState	state = after_failure(def, step->attempts, false, -1, now, &next);
+
+	datum_list_add(&columns[0], Int64GetDatum(step->task_id));
+	datum_list_add(&columns[1], Int32GetDatum(step->step_id));
+	datum_list_add(&columns[2], CStringGetTextDatum(step_state_name(state)));
+	if (next == 0)
+		datum_list_add_null(&columns[3]);
+	else
+		datum_list_add(&columns[3], TimestampTzGetDatum(next));
+	datum_list_add(&columns[4], JsonbPGetDatum(lease_error(step, now)));
+}
+
+/*
+ * Look at the steps of claims whose leases are over, and end the attempts of
+ * those that nobody has completed or extended. Returns how many there were that
+ * need not be looked at again at once.
+ */
+int
+expire_leases(TimestampTz now)
+{
+	static const Oid types[5] = {INT8OID, INT4OID, TEXTOID, TIMESTAMPTZOID, JSONBOID};
 	DatumList	tasks,
 				steps,
-				states,
-				times,
-				errors;
+				columns[5];
 	Datum		values[5];
+	StepRefs	locked = {0};
+	LeaseEnds	later = {0};
+	LeasedStep *leased;
 	int			n;
-	LeasedStep *leased = read_leased(task_ids, step_ids, &n);
+	int			locked_by_others = 0;
 
-	datum_list_init(&tasks, INT8OID);
-	datum_list_init(&steps, INT4OID);
-	datum_list_init(&states, TEXTOID);
-	datum_list_init(&times, TIMESTAMPTZOID);
-	datum_list_init(&errors, JSONBOID);
-	for (int i = 0; i < n; i++)
-	{
-		TimestampTz next = 0;
-		StepDef    *def;
-		StepState	state;
-
-		if (leased[i].expires > now)
-		{
-			rearm(&leased[i]);
-			continue;
-		}
-		def = step_def(task_def(leased[i].named_task_id), leased[i].step_no);
-		state = after_failure(def, leased[i].attempts, false, -1, now, &next);
-		datum_list_add(&tasks, Int64GetDatum(leased[i].task_id));
-		datum_list_add(&steps, Int32GetDatum(leased[i].step_id));
-		datum_list_add(&states, CStringGetTextDatum(step_state_name(state)));
-		if (next == 0)
-			datum_list_add_null(&times);
-		else
-			datum_list_add(&times, TimestampTzGetDatum(next));
-		datum_list_add(&errors, JsonbPGetDatum(lease_error(&leased[i], now)));
-	}
+	take_due(now, &tasks, &steps);
 	if (tasks.length == 0)
-		return;
+		return 0;
 	values[0] = datum_list_array(&tasks);
 	values[1] = datum_list_array(&steps);
-	values[2] = datum_list_array(&states);
-	values[3] = datum_list_array(&times);
-	values[4] = datum_list_array(&errors);
-	tasker_run(&end_attempts, values, NULL);
+	lock_expired(values[0], values[1], now, &locked);
+	leased = read_leased(values[0], values[1], &n);
+	for (int c = 0; c < 5; c++)
+		datum_list_init(&columns[c], types[c]);
+	for (int i = 0; i < n; i++)
+	{
+		if (is_locked(&locked, &leased[i]))
+			add_end(&leased[i], now, columns);
+		else
+		{
+			lease_ends_add(&later, leased[i].expires, leased[i].lease, leased[i].task_id, leased[i].step_id);
+			locked_by_others += leased[i].expires <= now;
+		}
+	}
+	insert_lease_ends(&later);
+	for (int c = 0; c < 5; c++)
+		values[c] = datum_list_array(&columns[c]);
+	if (columns[0].length > 0)
+		tasker_run(&end_attempts, values, NULL);
+	return tasks.length - locked_by_others;
 }

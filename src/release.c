@@ -1,7 +1,7 @@
 /*
  * release.c
  *	  What follows when steps are satisfied or become ready: the counters of
- *	  their children go down, and what can run or must wait gets a hint.
+ *	  their children go down, and what can run, waits or is claimed gets a hint.
  *
  * Called by the trigger on steps, inside a section. Steps are locked in the
  * order of (task_id, step_id).
@@ -67,7 +67,7 @@ step_ref_compare(const void *a, const void *b)
 }
 
 void
-step_refs_add(StepRefs *refs, int64 task_id, int step_id)
+step_refs_add_counted(StepRefs *refs, int64 task_id, int step_id, int count)
 {
 	if (refs->items == NULL)
 	{
@@ -81,8 +81,55 @@ step_refs_add(StepRefs *refs, int64 task_id, int step_id)
 	}
 	refs->items[refs->length++] = (StepRef)
 	{
-		task_id, step_id, 1
+		task_id, step_id, count
 	};
+}
+
+void
+step_refs_add(StepRefs *refs, int64 task_id, int step_id)
+{
+	step_refs_add_counted(refs, task_id, step_id, 1);
+}
+
+/* In the order of their locks, each step once, the counts added up. */
+void
+merge_step_refs(StepRefs *refs)
+{
+	int			n = 0;
+
+	if (refs->length == 0)
+		return;
+	qsort(refs->items, refs->length, sizeof(StepRef), step_ref_compare);
+	for (int i = 1; i < refs->length; i++)
+	{
+		if (step_ref_compare(&refs->items[n], &refs->items[i]) == 0)
+			refs->items[n].count += refs->items[i].count;
+		else
+			refs->items[++n] = refs->items[i];
+	}
+	refs->length = n + 1;
+}
+
+/* Ids and counts as three arrays, for a query. */
+void
+step_refs_arrays(const StepRefs *refs, Datum *values)
+{
+	DatumList	tasks,
+				steps,
+				counts;
+
+	datum_list_init(&tasks, INT8OID);
+	datum_list_init(&steps, INT4OID);
+	datum_list_init(&counts, INT4OID);
+	for (int i = 0; i < refs->length; i++)
+	{
+		datum_list_add(&tasks, Int64GetDatum(refs->items[i].task_id));
+		datum_list_add(&steps, Int32GetDatum(refs->items[i].step_id));
+		datum_list_add(&counts, Int32GetDatum(refs->items[i].count));
+	}
+	values[0] = datum_list_array(&tasks);
+	values[1] = datum_list_array(&steps);
+	values[2] = datum_list_array(&counts);
 }
 
 /*
@@ -92,34 +139,50 @@ step_refs_add(StepRefs *refs, int64 task_id, int step_id)
 bool
 lower_counters(StepRefs *children)
 {
-	DatumList	tasks,
-				steps,
-				counts;
 	Datum		values[4];
-	StepRef    *items = children->items;
-	int			n = children->length;
 
-	if (n == 0)
+	if (children->length == 0)
 		return true;
-	datum_list_init(&tasks, INT8OID);
-	datum_list_init(&steps, INT4OID);
-	datum_list_init(&counts, INT4OID);
-	qsort(items, n, sizeof(StepRef), step_ref_compare);
-	for (int i = 0; i < n;)
-	{
-		StepRef		child = items[i++];
-
-		for (; i < n && step_ref_compare(&items[i], &child) == 0; i++)
-			child.count += items[i].count;
-		datum_list_add(&tasks, Int64GetDatum(child.task_id));
-		datum_list_add(&steps, Int32GetDatum(child.step_id));
-		datum_list_add(&counts, Int32GetDatum(child.count));
-	}
-	values[0] = datum_list_array(&tasks);
-	values[1] = datum_list_array(&steps);
-	values[2] = datum_list_array(&counts);
+	merge_step_refs(children);
+	step_refs_arrays(children, values);
 	values[3] = TimestampTzGetDatum(tasker_now());
-	return tasker_run(&release, values, NULL) == tasks.length;
+	return tasker_run(&release, values, NULL) == children->length;
+}
+
+/* A step whose children do not wait for it any more may be the last of its task. */
+static void
+note_last(const StepRefs *children, TaskChanges *changes)
+{
+	for (int i = 0; i < children->length; i++)
+		task_change(changes, children->items[i].task_id)->may_complete = true;
+}
+
+/* Where the children of steps that are satisfied from here on go; NULL: they are released. */
+static StepRefs *held_back = NULL;
+static MemoryContext held_back_context = NULL;
+
+/*
+ * Hold back, instead of releasing them, the children of the steps that the next
+ * statements satisfy, in the current memory context; NULL ends it. The caller
+ * then takes them or calls release_held_back, in the same transaction.
+ */
+void
+hold_back_children(StepRefs *children)
+{
+	held_back = children;
+	held_back_context = CurrentMemoryContext;
+}
+
+void
+release_held_back(StepRefs *children)
+{
+	TaskChanges changes;
+
+	if (lower_counters(children))
+		return;
+	task_changes_init(&changes);
+	note_last(children, &changes);
+	settle_tasks(&changes);
 }
 
 /*
@@ -163,9 +226,16 @@ release_children(StepRefs *satisfied, TaskChanges *changes)
 			step_refs_add(&children, task_id, child);
 	}
 	SPI_freetuptable(SPI_tuptable);
-	if (!lower_counters(&children))
+	if (held_back != NULL)
+	{
+		MemoryContext old_context = MemoryContextSwitchTo(held_back_context);
+
 		for (int i = 0; i < children.length; i++)
-			task_change(changes, children.items[i].task_id)->may_complete = true;
+			step_refs_add(held_back, children.items[i].task_id, children.items[i].step_id);
+		MemoryContextSwitchTo(old_context);
+	}
+	else if (!lower_counters(&children))
+		note_last(&children, changes);
 }
 
 void
@@ -201,4 +271,5 @@ insert_hints(StepHints *hints)
 		values[2] = datum_list_array(&hints->timer_step);
 		tasker_run(&hint_timer, values, NULL);
 	}
+	insert_lease_ends(&hints->leases);
 }

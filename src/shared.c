@@ -10,8 +10,10 @@
 
 #include "access/xact.h"
 #include "miscadmin.h"
+#include "recorder.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
+#include "utils/memutils.h"
 
 #include <signal.h>
 
@@ -28,14 +30,20 @@ static shmem_startup_hook_type previous_shmem_startup_hook = NULL;
 /* What this transaction has made; cleared at its end. */
 typedef struct Noted
 {
-	int			lanes[MAX_NOTED];
+	int			lanes[MAX_NOTED];	/* that have got rows ... */
+	LaneKey		first[MAX_NOTED];	/* ... the first of them */
 	int			nlanes;
 	bool		all_lanes;		/* more than could be noted */
-	int64		tasks[MAX_NOTED];
+	int			taken[MAX_NOTED];	/* lanes that rows were taken from */
+	int			ntaken;
+	bool		all_taken;		/* more than could be noted */
+	bool		put_back;		/* some of which are there again */
+	int64	   *tasks;			/* in TopMemoryContext: told after the commit */
 	int			ntasks;
-	bool		all_tasks;		/* more than could be noted */
+	int			tasks_space;
 	bool		scheduler;
 	bool		launcher;
+	bool		queues;			/* other queues are to be told of */
 	TimestampTz due;
 } Noted;
 
@@ -57,7 +65,12 @@ attach(void)
 			pg_atomic_init_u64(&shared->executors[i].task_id, 0);
 			pg_atomic_init_u32(&shared->executors[i].step_id, 0);
 		}
+		for (int i = 0; i < TASKER_MAX_LANES; i++)
+			pg_atomic_init_u64(&shared->lanes[i].served_at, 0);
+		for (int i = 0; i < TASKER_MAX_DATABASES; i++)
+			pg_atomic_init_u32(&shared->guards[i].word, 0);
 	}
+	recorder_attach(!found);
 	LWLockRelease(AddinShmemInitLock);
 	LWLockRegisterTranche(shared->lock.tranche, "tasker");
 }
@@ -107,16 +120,51 @@ ask_for_scheduler(Oid database)
 	return slot;
 }
 
+/* The lane has got rows, the first of which is the one given. */
 void
-wake_lane_at_commit(int lane)
+wake_lane_at_commit(int lane, LaneKey first)
 {
 	for (int i = 0; i < noted.nlanes; i++)
 		if (noted.lanes[i] == lane)
+		{
+			if (lane_key_compare(&first, &noted.first[i]) < 0)
+				noted.first[i] = first;
 			return;
+		}
 	if (noted.nlanes < MAX_NOTED)
+	{
+		noted.first[noted.nlanes] = first;
 		noted.lanes[noted.nlanes++] = lane;
+	}
 	else
 		noted.scheduler = noted.all_lanes = true;
+}
+
+/* Any lane may have got rows. */
+void
+wake_all_lanes_at_commit(void)
+{
+	noted.scheduler = noted.all_lanes = true;
+}
+
+/* Rows of the lane are taken; if the transaction is rolled back they are there again. */
+void
+note_lane_taken(int lane)
+{
+	for (int i = 0; i < noted.ntaken; i++)
+		if (noted.taken[i] == lane)
+			return;
+	if (noted.ntaken < MAX_NOTED)
+		noted.taken[noted.ntaken++] = lane;
+	else
+		noted.all_taken = true;
+}
+
+/* Some of what was taken is put back. */
+void
+note_put_back(void)
+{
+	noted.put_back = true;
 }
 
 void
@@ -126,22 +174,35 @@ wake_timer_at_commit(TimestampTz due)
 		noted.due = due;
 }
 
+/* However many there are, only theirs are interrupted. */
 void
 interrupt_task_at_commit(int64 task_id)
 {
-	for (int i = 0; i < noted.ntasks; i++)
-		if (noted.tasks[i] == task_id)
-			return;
-	if (noted.ntasks < MAX_NOTED)
-		noted.tasks[noted.ntasks++] = task_id;
-	else
-		noted.all_tasks = true;
+	if (noted.ntasks > 0 && noted.tasks[noted.ntasks - 1] == task_id)
+		return;
+	if (noted.tasks == NULL)
+	{
+		noted.tasks = MemoryContextAlloc(TopMemoryContext, MAX_NOTED * sizeof(int64));
+		noted.tasks_space = MAX_NOTED;
+	}
+	else if (noted.ntasks == noted.tasks_space)
+	{
+		noted.tasks = repalloc_huge(noted.tasks, 2 * noted.tasks_space * sizeof(int64));
+		noted.tasks_space *= 2;
+	}
+	noted.tasks[noted.ntasks++] = task_id;
 }
 
 void
 wake_launcher_at_commit(void)
 {
 	noted.launcher = true;
+}
+
+void
+reload_queues_at_commit(void)
+{
+	noted.queues = true;
 }
 
 void
@@ -172,10 +233,19 @@ idle_executor(int lane)
 	return NULL;
 }
 
+static int
+compare_tasks(const void *a, const void *b)
+{
+	int64		x = *(const int64 *) a;
+	int64		y = *(const int64 *) b;
+
+	return x < y ? -1 : x > y;
+}
+
 /*
- * Interrupt whoever runs a step of the tasks noted. Whether it was the right
- * one the executor finds out by looking at its step; a step interrupted by
- * mistake is repeated.
+ * Interrupt whoever runs a step of the tasks noted, which are in order. Whether
+ * it was the right step the executor finds out by looking at it; a step
+ * interrupted by mistake is repeated.
  */
 static void
 interrupt_executors(void)
@@ -184,14 +254,11 @@ interrupt_executors(void)
 	{
 		ExecutorSlot *slot = &shared->executors[i];
 		int64		task_id = (int64) pg_atomic_read_u64(&slot->task_id);
-		bool		hit = noted.all_tasks;
 
 		if (slot->state == EXECUTOR_FREE || slot->database != MyDatabaseId ||
 			slot->pid == MyProcPid || slot->pid == 0 || task_id == 0)
 			continue;
-		for (int j = 0; j < noted.ntasks && !hit; j++)
-			hit = noted.tasks[j] == task_id;
-		if (hit)
+		if (bsearch(&task_id, noted.tasks, noted.ntasks, sizeof(int64), compare_tasks) != NULL)
 		{
 			slot->interrupted = true;
 			kill(slot->pid, SIGINT);
@@ -265,6 +332,29 @@ wake_waiters(int lane)
 	}
 }
 
+/* ------------------------------------------------------------------ telling */
+
+/* What was taken may be there again. The caller holds the lock. */
+static void
+forget_taken(void)
+{
+	for (int i = 0; i < noted.ntaken; i++)
+		forget_lane(noted.taken[i]);
+	if (noted.all_taken)
+		forget_lane(0);
+}
+
+/* The same after a rollback, of a part of the transaction maybe. */
+static void
+tell_rolled_back(void)
+{
+	if (shared == NULL || (noted.ntaken == 0 && !noted.all_taken))
+		return;
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	forget_taken();
+	LWLockRelease(&shared->lock);
+}
+
 /* Tell everybody concerned. Runs after the commit: it can not fail. */
 static void
 tell(void)
@@ -272,13 +362,17 @@ tell(void)
 	SchedulerSlot *scheduler;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	if (noted.put_back)
+		forget_taken();
 	for (int i = 0; i < noted.nlanes; i++)
 	{
 		ExecutorSlot *executor;
 
+		lower_lane(noted.lanes[i], &noted.first[i]);
 		if (noted.lanes[i] > 0)
 		{
 			wake_waiters(noted.lanes[i]);
+			notify_lane(noted.lanes[i]);
 			continue;
 		}
 		executor = idle_executor(noted.lanes[i]);
@@ -288,10 +382,16 @@ tell(void)
 			SetLatch(executor->latch);
 	}
 	if (noted.all_lanes)
+	{
 		wake_waiters(0);
+		notify_lane(0);
+		forget_lane(0);
+	}
 	if (noted.ntasks > 0)
 		interrupt_executors();
 	scheduler = scheduler_slot(MyDatabaseId);
+	if (scheduler != NULL && noted.queues)
+		scheduler->queues_changed = noted.scheduler = true;
 	if (scheduler != NULL && scheduler->latch != NULL && scheduler->pid != MyProcPid &&
 		(noted.scheduler || (noted.due != 0 && noted.due < scheduler->next_due)))
 		SetLatch(scheduler->latch);
@@ -304,33 +404,53 @@ tell(void)
 	LWLockRelease(&shared->lock);
 }
 
+static bool
+anything_noted(void)
+{
+	return noted.nlanes > 0 || noted.ntasks > 0 || noted.scheduler ||
+		noted.launcher || noted.queues || noted.put_back || noted.due != 0;
+}
+
+static void
+forget_noted(void)
+{
+	if (noted.tasks != NULL)
+		pfree(noted.tasks);
+	memset(&noted, 0, sizeof(noted));
+}
+
 static void
 xact_callback(XactEvent event, void *arg)
 {
 	switch (event)
 	{
 		case XACT_EVENT_COMMIT:
-			if (noted.nlanes > 0 || noted.ntasks > 0 || noted.scheduler ||
-				noted.launcher || noted.due != 0)
-			{
+			if (anything_noted())
 				tell();
-				memset(&noted, 0, sizeof(noted));
-			}
+			forget_noted();
 			break;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
-			memset(&noted, 0, sizeof(noted));
+			tell_rolled_back();
+			forget_noted();
 			break;
 		case XACT_EVENT_PRE_COMMIT:
 			/* Attaching may fail, so it is done while failing is allowed. */
-			if (shared == NULL &&
-				(noted.nlanes > 0 || noted.ntasks > 0 || noted.scheduler ||
-				 noted.launcher || noted.due != 0))
+			if (shared == NULL && anything_noted())
 				attach();
+			if (noted.ntasks > 1)
+				qsort(noted.tasks, noted.ntasks, sizeof(int64), compare_tasks);
 			break;
 		default:
 			break;
 	}
+}
+
+static void
+subxact_callback(SubXactEvent event, SubTransactionId my_subid, SubTransactionId parent_subid, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		tell_rolled_back();
 }
 
 #if PG_VERSION_NUM >= 150000
@@ -355,6 +475,7 @@ void
 tasker_shared_init(void)
 {
 	RegisterXactCallback(xact_callback, NULL);
+	RegisterSubXactCallback(subxact_callback, NULL);
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 #if PG_VERSION_NUM >= 150000

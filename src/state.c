@@ -55,6 +55,7 @@ static const char *const task_states[] = {
 static const Transition step_transitions[] = {
 	{STEP_PENDING, STEP_ENQUEUED, "the last parent is satisfied and the step is due"},
 	{STEP_PENDING, STEP_WAITING, "the last parent is satisfied, but its time is still to come"},
+	{STEP_PENDING, STEP_IN_PROGRESS, "released and claimed in the transaction that satisfied its last parent"},
 	{STEP_PENDING, STEP_COMPLETE, "released and run in the transaction that satisfied its last parent"},
 	SKIP(STEP_PENDING),
 	CANCEL(STEP_PENDING),

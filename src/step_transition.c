@@ -68,16 +68,17 @@ static void
 check_step_transition(int64 task_id, int step_id, StepState from, StepState to, Pairs *pairs)
 {
 	int			pending = DatumGetInt32(column(pairs->new_slot, STEPS_PENDING_PARENTS));
-	bool		needs_parents = from == STEP_PENDING &&
-	(to == STEP_ENQUEUED || to == STEP_WAITING || to == STEP_COMPLETE);
+	bool		begun = from == STEP_PENDING && (to == STEP_IN_PROGRESS || to == STEP_COMPLETE);
+	bool		needs_parents = begun ||
+	(from == STEP_PENDING && (to == STEP_ENQUEUED || to == STEP_WAITING));
 
-	if (from == STEP_PENDING && to == STEP_COMPLETE && !tasker_inside())
+	if (begun && !tasker_inside())
 		ereport(ERROR,
 				(errcode(ERRCODE_TASKER_ILLEGAL_TRANSITION),
 				 errmsg("step %d of task " INT64_FORMAT " can not go from %s to %s", step_id, task_id,
 						step_state_name(from), step_state_name(to)),
 				 errdetail("The step is in state pending, and has not been run."),
-				 errhint("Resolve or skip it; only an executor completes a step that was pending.")));
+				 errhint("Resolve or skip it; only tasker itself begins a step that was pending.")));
 	if (!step_transition_legal(from, to))
 		ereport(ERROR,
 				(errcode(ERRCODE_TASKER_ILLEGAL_TRANSITION),
@@ -172,18 +173,27 @@ note_hints(StepChanges *changes, Pairs *pairs, int64 task_id, StepState from, St
 	if (to == STEP_ENQUEUED)
 	{
 		int			lane = DatumGetInt32(column(pairs->new_slot, STEPS_LANE));
+		int			rank = -DatumGetInt32(column(pairs->new_slot, STEPS_PRIORITY));
 
 		datum_list_add(&changes->hints.ready_lane, Int32GetDatum(lane));
-		datum_list_add(&changes->hints.ready_rank,
-					   Int32GetDatum(-DatumGetInt32(column(pairs->new_slot, STEPS_PRIORITY))));
+		datum_list_add(&changes->hints.ready_rank, Int32GetDatum(rank));
 		datum_list_add(&changes->hints.ready_task, Int64GetDatum(task_id));
 		datum_list_add(&changes->hints.ready_step, step_id);
-		wake_lane_at_commit(lane);
+		wake_lane_at_commit(lane, lane_key(rank, task_id, DatumGetInt32(step_id)));
 	}
 	else if (to == STEP_WAITING || to == STEP_WAITING_FOR_RETRY)
 		due = slot_getattr(pairs->new_slot, STEPS_NEXT_ATTEMPT_AT, &isnull);
 	else if (to == STEP_IN_PROGRESS)
-		due = slot_getattr(pairs->new_slot, STEPS_LEASE_EXPIRES_AT, &isnull);
+	{
+		bool		endless;
+		bool		no_lease;
+		Datum		end = slot_getattr(pairs->new_slot, STEPS_LEASE_EXPIRES_AT, &endless);
+		Datum		lease = slot_getattr(pairs->new_slot, STEPS_LEASE, &no_lease);
+
+		if (!endless)
+			lease_ends_add(&changes->hints.leases, DatumGetTimestampTz(end),
+						   no_lease ? NULL : DatumGetUUIDP(lease), task_id, DatumGetInt32(step_id));
+	}
 	else if (to == STEP_CANCELLED || to == STEP_SKIPPED || to == STEP_RESOLVED_MANUALLY)
 		interrupt_task_at_commit(task_id);
 
@@ -263,7 +273,7 @@ tasker_steps_changed(PG_FUNCTION_ARGS)
 	step_hints_init(&changes.hints);
 	task_changes_init(&changes.tasks);
 
-	pairs_begin(&pairs, fcinfo);
+	pairs_begin(&pairs, fcinfo, "workflow_steps");
 	while (pairs_next(&pairs))
 		look_at_step(&changes, &pairs);
 	pairs_end(&pairs);

@@ -45,6 +45,12 @@ export interface Step {
   readonly idempotencyKey: string;
   /** What the last checkpoint() kept, of this attempt or one before; null if there is none. */
   readonly saved: any;
+  /** When the step's timeout ends this attempt, by the server's clock; null if it has none. */
+  readonly deadline: Date | null;
+  /** Seconds until then, whatever this machine's clock says. */
+  readonly timeLeft: number | null;
+  /** The W3C trace context to go on in. */
+  readonly traceparent: string;
   /** Aborted when the step is no longer ours: hand it to fetch and the like. */
   readonly signal: AbortSignal;
   readonly lost: boolean;
@@ -68,8 +74,8 @@ export interface Log {
 }
 
 export interface WorkerOptions {
-  /** Default: as PGHOST, PGDATABASE and the like say. */
-  connectionString?: string;
+  /** Default: as PGHOST, PGDATABASE and the like say. Of several servers the one that is no standby is used. */
+  connectionString?: string | string[];
   /** In its place: the program's own, with room for concurrency + 3 connections. */
   pool?: Pool;
   /** Names of the queues to claim from. */
@@ -84,6 +90,8 @@ export interface WorkerOptions {
   name?: string | null;
   /** Seconds that running handlers have when the worker stops. Default 30. */
   drain?: number;
+  /** Of the program: its version and the like, for tasker.worker_status. */
+  metadata?: Record<string, Json>;
   /** Default: one line each to stderr. */
   log?: Log;
 }
@@ -101,6 +109,9 @@ export class Worker {
   run(): Promise<void>;
   /** Starts to work and returns. Once per Worker. */
   start(): void;
-  /** Drains: running handlers finish within `drain`, other claimed steps are given back. Rejects as run() does. */
+  /**
+   * Drains: running handlers finish within `drain`, other claimed steps are given back. Rejects as run() does.
+   * A handler may call it, but not await it.
+   */
   stop(): Promise<void>;
 }

@@ -7,6 +7,7 @@
  *   await worker.run();
  *
  * Needs pg and nothing else, and works through pgbouncer in transaction mode.
+ * What is for programs to call is described in tasker.d.ts and README.md.
  *
  * Three loops: one claims while there is room and the server has no more to
  * give with a report; one reports what handlers finished, as many in a call as
@@ -15,14 +16,16 @@
  */
 const os = require('node:os');
 const { setTimeout: wait } = require('node:timers/promises');
-const { Pool } = require('pg');
+const { Client, Pool } = require('pg');
 const STALE_LEASE = 'TK420';
 const WAIT = '1 s';
 /* What another try, or another connection, may mend; any failure without an SQLSTATE is the network's. */
 const TRANSIENT_CLASSES = new Set(['08', '28', '3D', '40', '53', '55', '57', '58']);
-const READ_ONLY = '25006'; /* a standby that may be promoted */
+/* A standby that may be promoted; switched off, or a copy: somebody may change that. */
+const NOT_NOW = new Set(['25006', 'TK601', 'TK602']);
 const NOT_USABLE = new Set(['42501', '42883', '3F000']);
 const UNKNOWN_STEP_DELAY = 10; /* seconds that a step without a handler here stays away */
+const LONGEST_DELAY = 30 * 86400; /* that the server takes */
 const LONGEST_TEXT = 4000;
 const LONGEST_TIMER = 0x7fffffff;
 /* In characters: what no message to the server can hold, and what one call takes of several results. */
@@ -30,41 +33,35 @@ const LARGEST_RESULTS = 1 << 26;
 const LARGEST_CALL = 1 << 24;
 const CALL_TIMEOUT = 60000; /* a connection that does not answer for so long is dead */
 
-/* The lease's length is the server's clock's: this machine's may be wrong. */
+/* How long is left is the server's clock's to say: this machine's may be wrong. */
 const COLUMNS = `c.task_id, c.step_id, c.lease, c.name, c.queue, c.attempt, c.max_attempts, c.input,
-  c.idempotency_key, c.checkpoint, extract(epoch FROM c.lease_expires_at - clock_timestamp())`;
+  c.idempotency_key, c.checkpoint, c.traceparent, extract(epoch FROM c.lease_expires_at - clock_timestamp()),
+  extract(epoch FROM c.deadline - clock_timestamp()), extract(epoch FROM c.deadline)`;
 const CLAIM = `SELECT ${COLUMNS}
-  FROM tasker.claim_steps(queues => $1::text[], worker => $2::text, max_steps => $3::int, lease => $4::interval,
-    wait => $5::interval) AS c`;
+  FROM tasker.claim_steps(queues => $1, worker => $2, max_steps => $3, lease => $4, wait => $5) AS c`;
 const COMPLETE_MANY = `SELECT c.outcome, ${COLUMNS}
-  FROM tasker.complete_steps(task_ids => $1::bigint[], step_ids => $2::int[], leases => $3::uuid[],
-    results => $4::text[]::jsonb[], queues => $5::text[], worker => $6::text, max_steps => $7::int,
-    lease => $8::interval) AS c`;
-const COMPLETE = 'SELECT tasker.complete_step($1::bigint, $2::int, $3::uuid, $4::text::jsonb)';
-const FAIL = `SELECT tasker.fail_step($1::bigint, $2::int, $3::uuid, error => $4::text::jsonb,
-  retryable => $5::boolean, retry_after => $6::interval)`;
-const HEARTBEAT = `SELECT extract(epoch FROM tasker.heartbeat($1::bigint, $2::int, $3::uuid, extend => $4::interval,
-  checkpoint => $5::text::jsonb) - clock_timestamp())`;
-const RELEASE = 'SELECT tasker.release_step($1::bigint, $2::int, $3::uuid, delay => $4::interval)';
+  FROM tasker.complete_steps(task_ids => $1, step_ids => $2, leases => $3, results => $4::text[]::jsonb[],
+    queues => $5, worker => $6, max_steps => $7, lease => $8) AS c`;
+const COMPLETE = 'SELECT tasker.complete_step($1, $2, $3, results => $4)';
+const FAIL = 'SELECT tasker.fail_step($1, $2, $3, error => $4, retryable => $5, retry_after => $6)';
+const HEARTBEAT = `SELECT extract(epoch FROM
+  tasker.heartbeat($1, $2, $3, extend => $4, checkpoint => $5) - clock_timestamp())`;
+const RELEASE = 'SELECT tasker.release_step($1, $2, $3, delay => $4)';
+const REGISTER = 'SELECT tasker.register_worker(worker => $1, queues => $2, metadata => $3)';
+const REGISTER_EVERY = 60000;
 
 const ignore = () => {};
-
 /* Values as the server sends them, whatever parsers the program has registered. */
 const AS_TEXT = { getTypeParser: () => (value) => value };
 
-/** Thrown by a handler: the step fails for good, whatever its policy says. */
 class DoNotRetry extends Error {}
-
-/** Thrown by a handler: the step fails, and is tried again after `seconds`. */
+class LeaseLost extends Error {}
 class RetryAfter extends Error {
   constructor(seconds, message, options) {
     super(message || `to be tried again after ${seconds} s`, options);
-    this.seconds = checkSeconds('the delay of RetryAfter', seconds, 0);
+    this.seconds = Math.min(checkSeconds('the delay of RetryAfter', seconds, 0), LONGEST_DELAY);
   }
 }
-
-/** The step is no longer this worker's: cancelled, or given to another. Let it pass through the handler. */
-class LeaseLost extends Error {}
 
 /* The worker ends, and what was to be done is not worth waiting for. */
 class Stopped extends Error {}
@@ -90,19 +87,19 @@ function sqlstate(error) {
 /* Whether another try may help. */
 function isTransient(error) {
   const state = sqlstate(error);
-  if (state) return TRANSIENT_CLASSES.has(state.slice(0, 2)) || state === READ_ONLY;
+  if (state) return TRANSIENT_CLASSES.has(state.slice(0, 2)) || NOT_NOW.has(state);
   return !(error instanceof Stopped || error instanceof TypeError || error instanceof RangeError ||
     error instanceof ReferenceError || error instanceof SyntaxError);
 }
 
-/* Text as the server takes it: no NUL, no half of a surrogate pair, not endless. */
-function clean(text) {
-  return Buffer.from(text.slice(0, LONGEST_TEXT).replace(/\0/g, '\ufffd'), 'utf8').toString('utf8');
+async function refuseStandby(client) {
+  const { rows } = await client.query('SELECT pg_catalog.pg_is_in_recovery() AS standby');
+  if (rows[0].standby) throw new Error(`${client.host} is a standby`);
 }
 
-function textOf(value) {
-  try { return String(value); } catch { return 'a value that has no text'; }
-}
+/* Text as the server takes it: no NUL, no half of a surrogate pair, not endless. */
+const clean = (text) => Buffer.from(text.slice(0, LONGEST_TEXT).replace(/\0/g, '\ufffd')).toString();
+const textOf = (value) => { try { return String(value); } catch { return 'a value that has no text'; } };
 
 /* What was thrown, as JSON for fail_step: it need not be an Error. */
 function describe(thrown) {
@@ -110,13 +107,10 @@ function describe(thrown) {
   const type = isError ? textOf(thrown.name) : typeof thrown;
   const message = clean(textOf(isError ? thrown.message : thrown)) || clean(type);
   const about = { message, type: clean(type) };
+  const state = sqlstate(thrown);
   if (isError && thrown.stack) about.context = clean(textOf(thrown.stack));
-  if (sqlstate(thrown)) {
-    about.sqlstate = sqlstate(thrown);
-    if (thrown.detail) about.detail = clean(textOf(thrown.detail));
-  } else if (isError && typeof thrown.code === 'string') {
-    about.code = clean(thrown.code);
-  }
+  if (state) Object.assign(about, { sqlstate: state, detail: thrown.detail && clean(textOf(thrown.detail)) });
+  else if (isError && typeof thrown.code === 'string') about.code = clean(thrown.code);
   return JSON.stringify(about);
 }
 
@@ -132,7 +126,7 @@ function toJson(results) {
   return json;
 }
 
-/** One attempt of one step, as its handler sees it. */
+/* One attempt of one step, as its handler sees it. */
 class Step {
   #worker;
   #abort = new AbortController();
@@ -149,8 +143,11 @@ class Step {
     this.input = JSON.parse(row[7]);
     this.idempotencyKey = row[8];
     this.saved = row[9] == null ? null : JSON.parse(row[9]);
+    this.traceparent = row[10];
     this._state = 'waiting'; /* then running, then reporting */
-    this._extended(Number(row[10]));
+    this._extended(Number(row[11]));
+    this._end = row[12] == null ? null : performance.now() + row[12] * 1000;
+    this.deadline = row[13] == null ? null : new Date(row[13] * 1000);
   }
 
   get task() { return this.input.task; }
@@ -158,14 +155,11 @@ class Step {
   get parents() { return this.input.parents || {}; }
   get _key() { return [this.taskId, this.id, this.lease]; }
 
-  /** Aborted when the step is no longer ours: hand it to fetch and the like. */
   get signal() { return this.#abort.signal; }
   get lost() { return this.#abort.signal.aborted; }
+  get timeLeft() { return this._end == null ? null : (this._end - performance.now()) / 1000; }
 
-  /** Extends the lease (the worker does so by itself). Throws LeaseLost. */
   async heartbeat() { await this.#worker._heartbeat(this, null); }
-
-  /** Keeps a value for the next attempt, and extends the lease. Throws LeaseLost. */
   async checkpoint(value) {
     await this.#worker._heartbeat(this, JSON.stringify(value ?? null));
     this.saved = value ?? null;
@@ -189,7 +183,6 @@ class Step {
 const stderrLog = Object.fromEntries(['info', 'warn', 'error'].map((level) =>
   [level, (message) => process.stderr.write(`tasker ${level}: ${message.replace(/\s*\n\s*/g, ' ')}\n`)]));
 
-/** Claims steps from queues and runs their handlers; the options: see README.md or tasker.d.ts. */
 class Worker {
   #handlers = new Map();
   #held = new Map(); /* claimed and not yet reported, by lease */
@@ -206,9 +199,11 @@ class Worker {
   #waiters = new Set();
   #pool;
   #ownPool;
+  #servers; /* connection strings, of which the next connection is to the #server-th */
+  #server = 0;
 
   constructor({ connectionString, pool, queues, concurrency = 1, batch = 1, lease = null, name = null, drain = 30,
-    log = stderrLog } = {}) {
+    metadata = {}, log = stderrLog } = {}) {
     if (!Array.isArray(queues) || !queues.length || queues.some((queue) => typeof queue !== 'string')) {
       throw new TypeError('queues must be an array of at least one name');
     }
@@ -222,24 +217,26 @@ class Worker {
     this.lease = lease === null ? null : checkSeconds('lease', lease, 0.001);
     this.drain = checkSeconds('drain', drain, 0);
     this.name = name ?? `${os.hostname()}:${process.pid}`;
+    this.metadata = { client: 'node', host: os.hostname(), pid: process.pid, concurrency, batch, ...metadata };
     this.log = log;
     this.capacity = Math.max(concurrency, batch);
     const connections = concurrency + 3;
     this.#ownPool = !pool;
+    this.#servers = [connectionString].flat();
+    const nextServer = () => this.#servers[this.#server % this.#servers.length];
     this.#pool = pool ?? new Pool({
-      connectionString, max: connections, application_name: this.name.slice(0, 63), keepAlive: true,
+      max: connections, application_name: this.name.slice(0, 63), keepAlive: true,
       keepAliveInitialDelayMillis: 10000, connectionTimeoutMillis: 10000,
+      Client: class extends Client { constructor(rest) { super({ ...rest, connectionString: nextServer() }); } },
+      onConnect: this.#servers.length > 1 ? refuseStandby : undefined,
     });
-    if (pool && (pool.options?.max ?? connections) < connections) {
-      log.warn(`${this.name}: the pool has ${pool.options.max} connections, up to ${connections} are used`);
-    }
+    if (this.#pool.options?.max < connections) log.warn(`${this.name}: the pool should have ${connections} clients`);
     /* An idle connection that breaks: the pool drops it. */
-    if (this.#ownPool) this.#pool.on('error', (error) => log.info(`${this.name}: connection lost: ${error.message}`));
+    this.#pool.on('error', (error) => log.info(`${this.name}: connection lost: ${error.message}`));
   }
 
   /* ---- what a program calls ------------------------------------------------ */
 
-  /** Registers a handler for the steps of a name, or, with null and {queue}, for the others of a queue. */
   handle(name, options, handler) {
     if (typeof options === 'function') [handler, options] = [options, handler];
     const { queue = null, transactional = false } = options ?? {};
@@ -251,7 +248,6 @@ class Worker {
     return this;
   }
 
-  /** Works until SIGTERM, SIGINT or stop(), then drains. Rejects with what made work impossible: a missing right. */
   async run() {
     const signals = ['SIGTERM', 'SIGINT'];
     const unhook = () => signals.forEach((signal) => process.off(signal, onSignal));
@@ -270,7 +266,6 @@ class Worker {
     }
   }
 
-  /** Starts to work and returns, for programs that have something else to do. Once per Worker. */
   start() {
     if (this.#loops) throw new Error('a worker starts once');
     this.log.info(`${this.name}: serving ${this.queues.join(', ')}`);
@@ -278,7 +273,6 @@ class Worker {
       this.#guarded(() => this.#reportLoop()).then(() => this.#finish())];
   }
 
-  /** Drains: running handlers finish within `drain`, other claimed steps are given back. Rejects as run() does. */
   stop() {
     this.#stopped ??= this.#end();
     return this.#stopped;
@@ -395,7 +389,12 @@ class Worker {
   }
 
   async #heartbeatLoop() {
+    let register = 0;
     while (!this.#finished) {
+      if (performance.now() >= register) {
+        await this.#query(REGISTER, [this.name, this.queues, this.metadata], true);
+        register = performance.now() + REGISTER_EVERY;
+      }
       const now = performance.now();
       const held = [...this.#held.values()].filter((step) => step._state !== 'reporting' && !step.lost);
       const due = held.filter((step) => step._due <= now);
@@ -408,7 +407,7 @@ class Worker {
         }
       }
       /* A step claimed meanwhile wakes this as well. */
-      if (!due.length) await this.#changed(Math.min(Infinity, ...held.map((step) => step._due - now)));
+      if (!due.length) await this.#changed(Math.min(register - now, ...held.map((step) => step._due - now)));
     }
   }
 
@@ -490,6 +489,7 @@ class Worker {
     let broken;
     try {
       const results = toJson(await handler(step, client));
+      if (client.getTransactionStatus?.() === 'I') throw new DoNotRetry('the handler ended its transaction');
       step._state = 'reporting'; /* a heartbeat would wait for this transaction */
       await client.query(COMPLETE, [...step._key, results]).catch((error) => {
         /* Results that the server does not take would be the same the next time. */
@@ -515,7 +515,6 @@ class Worker {
       await client.query('BEGIN');
       return client;
     } catch (error) {
-      client.off('error', ignore);
       client.release(error);
       throw error;
     }
@@ -583,10 +582,12 @@ class Worker {
   /* work(), until no failure of the connection or the server interferes. */
   async #retrying(work, patient) {
     for (let delay = 50; ; delay = Math.min(delay * 2, 5000)) {
+      const server = this.#server;
       try {
         return await work();
       } catch (error) {
         if (!isTransient(error)) throw error;
+        if (this.#server === server) this.#server += 1;
         const pause = delay * (0.5 + Math.random());
         const message = textOf(error.message || error.code || error);
         this.log.warn(`${this.name}: connection failed, next try in ${(pause / 1000).toFixed(1)} s: ${message}`);

@@ -8,14 +8,12 @@
 
     worker.run()
 
-Needs psycopg 3 (Debian: python3-psycopg) and nothing else. A worker has three
-connections (claims, reports, heartbeats), and one for each thread that has run
-a transactional handler. It works through pgbouncer in transaction mode.
+Needs psycopg 3 (Debian: python3-psycopg), nothing else. A worker has three connections (claims, reports, heartbeats),
+and one for each thread that has run a transactional handler. It works through pgbouncer in transaction mode.
 
-Threads: one claims while there is room and the server has no more to give with
-a report; `concurrency` of them run handlers; one reports what they finished, as
-many in a call as there are, and claims the next in the same call; one extends
-the leases. What they share is guarded by Worker._changed.
+Threads: one claims while there is room and the server has no more to give with a report; `concurrency` of them run
+handlers; one reports what they finished, as many in a call as there are, and claims the next in the same call; one
+extends the leases. What they share is guarded by Worker._changed.
 """
 from __future__ import annotations
 
@@ -23,6 +21,7 @@ import json
 import logging
 import os
 import random
+import re
 import signal
 import socket
 import threading
@@ -30,7 +29,7 @@ import time
 import traceback
 from collections import deque
 from contextlib import ExitStack, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union
 from uuid import UUID
 
@@ -42,33 +41,36 @@ __all__ = ["Worker", "Step", "DoNotRetry", "RetryAfter", "LeaseLost"]
 
 log = logging.getLogger("tasker")
 
-Connection = psycopg.Connection
+Connection = psycopg.Connection[Any]
 Handler = Callable[..., Any]
 Duration = Union[float, int, timedelta]
 T = TypeVar("T")
 
 STALE_LEASE = "TK420"
-READ_ONLY = "25006"  # says a standby: another connection may be to the primary
+UNACCEPTABLE = re.compile("22|54|TK400")  # results that the server does not take, now or later
+# Says a standby: another connection may be to the primary. Switched off, or a copy: somebody may change that.
+NOT_NOW = ("25006", "TK601", "TK602")
 WAIT = timedelta(seconds=1)
 UNKNOWN_STEP_DELAY = timedelta(seconds=10)  # stays away a step that this worker has no handler for
+LONGEST_DELAY = timedelta(days=30)  # that the server takes
 LONGEST_TEXT = 4000
 
-# The lease's length is the server's clock's: this machine's may be wrong.
+# How long is left is the server's clock's to say: this machine's may be wrong.
 COLUMNS = """c.task_id, c.step_id, c.lease, c.name, c.queue, c.attempt, c.max_attempts, c.input, c.idempotency_key,
-    c.checkpoint, extract(epoch FROM c.lease_expires_at - clock_timestamp())::float8"""
+    c.checkpoint, c.deadline, c.traceparent, extract(epoch FROM c.lease_expires_at - clock_timestamp())::float8,
+    extract(epoch FROM c.deadline - clock_timestamp())::float8"""
 CLAIM = f"""SELECT {COLUMNS}
-    FROM tasker.claim_steps(queues => %s::text[], worker => %s, max_steps => %s::int, lease => %s::interval,
-        wait => %s::interval) AS c"""
+    FROM tasker.claim_steps(queues => %s::text[], worker => %s, max_steps => %s, lease => %s, wait => %s) AS c"""
 COMPLETE_MANY = f"""SELECT c.outcome, {COLUMNS}
     FROM tasker.complete_steps(task_ids => %s::bigint[], step_ids => %s::int[], leases => %s::uuid[],
-        results => %s::text[]::jsonb[], queues => %s::text[], worker => %s, max_steps => %s::int,
-        lease => %s::interval) AS c"""
-COMPLETE = "SELECT tasker.complete_step(%s::bigint, %s::int, %s::uuid, %s::text::jsonb)"
-FAIL = """SELECT tasker.fail_step(%s::bigint, %s::int, %s::uuid, error => %s::text::jsonb,
-    retryable => %s::boolean, retry_after => %s::interval)"""
-HEARTBEAT = """SELECT extract(epoch FROM tasker.heartbeat(%s::bigint, %s::int, %s::uuid, extend => %s::interval,
-    checkpoint => %s::text::jsonb) - clock_timestamp())::float8"""
-RELEASE = "SELECT tasker.release_step(%s::bigint, %s::int, %s::uuid, delay => %s::interval)"
+        results => %s::text[]::jsonb[], queues => %s::text[], worker => %s, max_steps => %s, lease => %s) AS c"""
+COMPLETE = "SELECT tasker.complete_step(%s, %s, %s, results => %s)"
+FAIL = "SELECT tasker.fail_step(%s, %s, %s, error => %s, retryable => %s, retry_after => %s)"
+HEARTBEAT = """SELECT extract(epoch FROM
+    tasker.heartbeat(%s, %s, %s, extend => %s, checkpoint => %s) - clock_timestamp())::float8"""
+RELEASE = "SELECT tasker.release_step(%s, %s, %s, delay => %s)"
+REGISTER = "SELECT tasker.register_worker(worker => %s, queues => %s::text[], metadata => %s)"
+REGISTER_EVERY = 60.0
 
 
 class DoNotRetry(Exception):
@@ -79,7 +81,7 @@ class RetryAfter(Exception):
     """Raised by a handler: the step fails, and is tried again after `seconds`."""
 
     def __init__(self, seconds: Duration, message: str = "") -> None:
-        self.delay = as_interval(seconds)
+        self.delay = min(max(as_interval(seconds), timedelta(0)), LONGEST_DELAY)
         super().__init__(message or f"to be tried again after {self.delay.total_seconds():g} s")
 
 
@@ -103,7 +105,7 @@ def passing(error: BaseException) -> bool:
     """Whether the same call may well succeed on another connection, later."""
     state = sqlstate(error) or ""
     if isinstance(error, psycopg.Error) and not isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
-        return state == READ_ONLY
+        return state in NOT_NOW
     # A limit of the server's (54...) will not move: results too long, too deep.
     return not state.startswith("54")
 
@@ -116,8 +118,7 @@ def clean(text: str) -> str:
 def describe(error: BaseException) -> str:
     """The error as JSON, for fail_step."""
     about: Dict[str, Any] = {
-        "message": clean(str(error)) or type(error).__name__,
-        "type": type(error).__name__,
+        "message": clean(str(error)) or type(error).__name__, "type": type(error).__name__,
         "context": clean("".join(traceback.format_exception(type(error), error, error.__traceback__))[-LONGEST_TEXT:]),
     }
     if isinstance(error, psycopg.Error):
@@ -132,32 +133,29 @@ class Step:
         self.input: Dict[str, Any]  # {"task": {…}, "step": {…}, "parents": {name: results}}
         self.idempotency_key: str  # the same for all attempts: give it to payment services and the like
         self.saved: Any  # what the last checkpoint() kept, of this attempt or one before
+        self.deadline: Optional[datetime]  # when the step's timeout ends this attempt, by the server's clock
+        self.traceparent: str  # the W3C trace context to go on in
         (self.task_id, self.id, self.lease, self.name, self.queue, self.attempt, self.max_attempts, self.input,
-         self.idempotency_key, self.saved, seconds) = row
+         self.idempotency_key, self.saved, self.deadline, self.traceparent, seconds, left) = row
+        self.task: Dict[str, Any] = self.input["task"]  # id, name, namespace, version, context, correlation_id, …
+        self.context: Any = self.task.get("context")  # what create_task was given
+        self.parents: Dict[str, Any] = self.input.get("parents") or {}  # their results, by name
+        self._key: Tuple[int, int, UUID] = (self.task_id, self.id, self.lease)
         self._worker = worker
         self._state = "waiting"  # then running, then reporting
         self._lost = threading.Event()
+        self._end = None if left is None else time.monotonic() + left
         self._extended(seconds)
-
-    @property
-    def task(self) -> Dict[str, Any]:
-        """id, name, namespace, version, context, correlation_id, priority, tags."""
-        return self.input["task"]
-
-    @property
-    def context(self) -> Any:
-        """What create_task was given."""
-        return self.task.get("context")
-
-    @property
-    def parents(self) -> Dict[str, Any]:
-        """The results of the steps that this one depends on, by name."""
-        return self.input.get("parents") or {}
 
     @property
     def lost(self) -> bool:
         """The step is no longer ours: a long handler may look, and stop."""
         return self._lost.is_set()
+
+    @property
+    def time_left(self) -> Optional[float]:
+        """Seconds until the deadline, whatever this machine's clock says; None without one."""
+        return None if self._end is None else self._end - time.monotonic()
 
     def heartbeat(self) -> None:
         """Extends the lease (the worker does so by itself). Raises LeaseLost."""
@@ -167,10 +165,6 @@ class Step:
         """Keeps a value for the next attempt, and extends the lease. Raises LeaseLost."""
         self._worker._heartbeat(self, json.dumps(value, allow_nan=False))
         self.saved = value
-
-    @property
-    def _key(self) -> Tuple[int, int, UUID]:
-        return self.task_id, self.id, self.lease
 
     def _extended(self, seconds: float) -> None:
         self._due = time.monotonic() + max(seconds / 3, 0.05)
@@ -214,8 +208,9 @@ class _Link:
                     delay = min(delay * random.uniform(1.5, 2.5), 5.0)
 
     def query(self, sql: str, arguments: Sequence[Any]) -> List[Tuple[Any, ...]]:
-        """The rows of one statement, whatever rows the program's own connections make."""
-        return self.call(lambda connection: connection.cursor(row_factory=tuple_row).execute(sql, arguments).fetchall())
+        """The rows of one statement, whatever rows the program's own connections make, and prepare."""
+        return self.call(lambda connection: connection.cursor(row_factory=tuple_row).execute(
+            sql, arguments, prepare=False).fetchall())
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
@@ -240,11 +235,12 @@ class Worker:
     lease        seconds or timedelta; None: as the step's definition says
     name         shown as claimed_by; default host:pid
     drain        seconds or timedelta that run() gives its handlers after SIGTERM or SIGINT
+    metadata     what tasker.worker_status shows of the program, beside its host, pid and the like
     """
 
     def __init__(self, database: Union[str, Callable[[], Connection]], queues: Sequence[str], *, concurrency: int = 1,
                  batch: int = 1, lease: Optional[Duration] = None, name: Optional[str] = None,
-                 drain: Duration = 30) -> None:
+                 drain: Duration = 30, metadata: Optional[Dict[str, Any]] = None) -> None:
         if isinstance(queues, str) or not queues:
             raise ValueError("queues must be a list of at least one name")
         if concurrency < 1 or batch < 1:
@@ -254,10 +250,11 @@ class Worker:
         self.batch = batch
         self.lease = None if lease is None else as_interval(lease)
         self.name = name or f"{socket.gethostname()}:{os.getpid()}"
+        self.metadata = dict({"client": "python", "host": socket.gethostname(), "pid": os.getpid(),
+                              "concurrency": concurrency, "batch": batch}, **(metadata or {}))
         self._database = database
         self._drain = as_interval(drain).total_seconds()
         self._handlers: Dict[Tuple[Optional[str], Optional[str]], Tuple[Handler, bool]] = {}
-
         self._changed = threading.Condition()
         self._capacity = max(concurrency, batch)
         self._held: Dict[UUID, Step] = {}  # claimed and not yet reported
@@ -268,11 +265,8 @@ class Worker:
         self._finished = False  # everything reported: the other threads may end
         self._deadline = float("inf")
         self._failure: Optional[BaseException] = None
-
-        self._claims = _Link(self, patient=False)
-        self._completions = _Link(self, patient=True)
-        self._heartbeats = _Link(self, patient=True)
-        self._links = [self._claims, self._completions, self._heartbeats]
+        self._links = [_Link(self, patient) for patient in (False, True, True)]
+        self._claims, self._completions, self._heartbeats = self._links
         self._threads: List[threading.Thread] = []
 
     # ---- what a program calls -------------------------------------------------
@@ -320,8 +314,8 @@ class Worker:
             self.stop()
             log.info("%s: stopped", self.name)
         finally:
-            for number, old in before.items():
-                signal.signal(number, old)
+            for signum, old in before.items():
+                signal.signal(signum, old)
 
     def start(self) -> None:
         """Starts the threads and returns, for programs that do something else as well. Once per Worker."""
@@ -335,8 +329,13 @@ class Worker:
             thread.start()
 
     def stop(self) -> None:
-        """Drains: running handlers finish within `drain`, other claimed steps are given back. Raises as run()."""
+        """Drains: running handlers finish within `drain`, other claimed steps are given back. Raises as run().
+
+        Called by a handler, it only begins to: the handler is one of those that finish.
+        """
         self._begin_stop()
+        if threading.current_thread() in self._threads:
+            return
         for thread in self._threads:
             thread.join(max(0.1, self._deadline - time.monotonic()))
         self._finish()
@@ -433,7 +432,12 @@ class Worker:
                 self._accept(rows, room, reports)
 
     def _heartbeat_loop(self) -> None:
+        register = 0.0
         while True:
+            now = time.monotonic()
+            if now >= register:
+                self._heartbeats.query(REGISTER, (self.name, self.queues, json.dumps(self.metadata)))
+                register = now + REGISTER_EVERY
             with self._changed:
                 if self._finished:
                     return
@@ -442,7 +446,7 @@ class Worker:
                 due = [step for step in held if step._due <= now]
                 if not due:
                     # A step claimed meanwhile wakes this as well.
-                    self._changed.wait(min((step._due - now for step in held), default=None))
+                    self._changed.wait(min([register - now, *(step._due - now for step in held)]))
                     continue
             for step in due:
                 with suppress(LeaseLost):
@@ -498,7 +502,7 @@ class Worker:
         except RetryAfter as error:
             return _Report(step, FAIL, (describe(error), True, error.delay))
         except BaseException as error:  # SystemExit too: a handler does not end the worker
-            log.warning("%s: %s failed: %s: %s", self.name, step, type(error).__name__, error)
+            log.warning("%s: %s failed", self.name, step, exc_info=True)
             return _Report(step, FAIL, (describe(error), True, None))
 
     def _transaction(self, step: Step, handler: Handler, link: _Link) -> None:
@@ -510,14 +514,15 @@ class Worker:
                 results = self._json(handler(step, connection))
                 step._state = "reporting"  # a heartbeat would wait for this transaction
                 try:
-                    connection.execute(COMPLETE, (*step._key, results))
+                    connection.execute(COMPLETE, (*step._key, results), prepare=False)
                 except psycopg.Error as error:
                     self._refused(step, error)
+                    if UNACCEPTABLE.match(sqlstate(error) or ""):
+                        raise DoNotRetry(str(error)) from error
                     raise
-        except BaseException:
+        finally:
             if link._connection is not None and link._connection.closed:
                 link.close()
-            raise
 
     def _json(self, results: Any) -> Optional[str]:
         try:
@@ -576,18 +581,16 @@ class Worker:
             step._lost.set()
             raise LeaseLost(str(step)) from error
 
-    # ---- connections -----------------------------------------------------------
-
     def _connect(self) -> Connection:
         if callable(self._database):
             connection = self._database()
         else:
-            settings = {"application_name": self.name[:63], "connect_timeout": 10, "keepalives_idle": 10,
-                        "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30000}
+            settings: Dict[str, Any] = {"application_name": self.name[:63], "connect_timeout": 10,
+                                        "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30000}
             given = conninfo_to_dict(self._database)
             # No prepared statements: pgbouncer's next transaction may be elsewhere.
             connection = psycopg.connect(self._database, prepare_threshold=None, **{
-                key: value for key, value in settings.items() if key not in given})  # type: ignore[arg-type]
+                key: value for key, value in settings.items() if key not in given})
         connection.autocommit = True
         return connection
 

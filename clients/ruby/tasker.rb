@@ -21,21 +21,22 @@ require 'pg'
 require 'socket'
 
 module Tasker
-  # The lease's length is the server's clock's: this machine's may be wrong.
+  # How long is left is the server's clock's to say: this machine's may be wrong.
   COLUMNS = 'c.task_id, c.step_id, c.lease, c.name, c.queue, c.attempt, c.max_attempts, c.input, c.idempotency_key, ' \
-            'c.checkpoint, extract(epoch FROM c.lease_expires_at - clock_timestamp())::float8'
-  CLAIM = "SELECT #{COLUMNS} FROM tasker.claim_steps(queues => $1::text[], worker => $2, max_steps => $3::int, " \
-          'lease => $4::interval, wait => $5::interval) AS c'
-  COMPLETE_MANY = "SELECT c.outcome, #{COLUMNS} FROM tasker.complete_steps(task_ids => $1::bigint[], " \
-                  'step_ids => $2::int[], leases => $3::uuid[], results => $4::text[]::jsonb[], ' \
-                  'queues => $5::text[], worker => $6, max_steps => $7::int, lease => $8::interval) AS c'
-  COMPLETE = 'SELECT tasker.complete_step($1::bigint, $2::int, $3::uuid, $4::text::jsonb)'
-  FAIL = 'SELECT tasker.fail_step($1::bigint, $2::int, $3::uuid, error => $4::text::jsonb, ' \
-         'retryable => $5::boolean, retry_after => $6::interval)'
-  HEARTBEAT = 'SELECT extract(epoch FROM tasker.heartbeat($1::bigint, $2::int, $3::uuid, extend => $4::interval, ' \
-              'checkpoint => $5::text::jsonb) - clock_timestamp())::float8'
-  RELEASE = 'SELECT tasker.release_step($1::bigint, $2::int, $3::uuid, delay => $4::interval)'
-  private_constant :COLUMNS, :CLAIM, :COMPLETE_MANY, :COMPLETE, :FAIL, :HEARTBEAT, :RELEASE
+            'c.checkpoint, c.traceparent, extract(epoch FROM c.lease_expires_at - clock_timestamp()), ' \
+            'extract(epoch FROM c.deadline - clock_timestamp()), extract(epoch FROM c.deadline)'
+  CLAIM = "SELECT #{COLUMNS} FROM tasker.claim_steps(queues => $1, worker => $2, max_steps => $3, lease => $4, " \
+          'wait => $5) AS c'
+  COMPLETE_MANY = "SELECT c.outcome, #{COLUMNS} FROM tasker.complete_steps(task_ids => $1, step_ids => $2, " \
+                  'leases => $3, results => $4::text[]::jsonb[], queues => $5, worker => $6, max_steps => $7, ' \
+                  'lease => $8) AS c'
+  COMPLETE = 'SELECT tasker.complete_step($1, $2, $3, results => $4)'
+  FAIL = 'SELECT tasker.fail_step($1, $2, $3, error => $4, retryable => $5, retry_after => $6)'
+  HEARTBEAT = 'SELECT extract(epoch FROM tasker.heartbeat($1, $2, $3, extend => $4, checkpoint => $5) - ' \
+              'clock_timestamp())'
+  RELEASE = 'SELECT tasker.release_step($1, $2, $3, delay => $4)'
+  REGISTER = 'SELECT tasker.register_worker(worker => $1, queues => $2, metadata => $3)'
+  private_constant :COLUMNS, :CLAIM, :COMPLETE_MANY, :COMPLETE, :FAIL, :HEARTBEAT, :RELEASE, :REGISTER
 
   # Raised by a handler: the step fails for good, whatever its policy says.
   class DoNotRetry < StandardError; end
@@ -45,7 +46,7 @@ module Tasker
     attr_reader :seconds
 
     def initialize(seconds, message = nil)
-      @seconds = [[Float(seconds), 0.0].max, 31_536_000.0].min # what the server takes
+      @seconds = [[Float(seconds), 0.0].max, 2_592_000.0].min # 30 days: what the server takes
       super(message || "to be tried again after #{seconds} s")
     end
   end
@@ -79,8 +80,8 @@ module Tasker
     def passing?(error)
       return true unless error.is_a?(PG::Error)
       state = sqlstate(error)
-      # 25006: a server that is not (yet) the primary.
-      state.nil? || state == '25006' || %w[08 40 53 55 57 58].include?(state[0, 2])
+      # A server that is not (yet) the primary; switched off, or a copy: somebody may change that.
+      state.nil? || %w[25006 TK601 TK602].include?(state) || %w[08 40 53 55 57 58].include?(state[0, 2])
     end
 
     # An interval, for the server.
@@ -125,15 +126,19 @@ module Tasker
     attr_reader :task_id, :id, :lease, :name, :queue, :attempt, :max_attempts
     # The same for all attempts of the step: give it to payment services and the like.
     attr_reader :idempotency_key
+    # The W3C trace context to go on in; when the step's timeout ends this attempt, by the server's clock, or nil.
+    attr_reader :traceparent, :deadline
     # For the worker only: when to extend the lease; waiting, running or reporting.
     attr_accessor :due, :state
 
     def initialize(worker, row)
       @worker = worker
       task_id, id, @lease, @name, @queue, attempt, max_attempts, @input_text, @idempotency_key, @saved_text,
-        seconds = row
+        @traceparent, seconds, left, deadline = row
       @task_id, @id, @attempt, @max_attempts = [task_id, id, attempt, max_attempts].map { |n| n && Integer(n, 10) }
       @state = :waiting
+      @end = left && (Wire.now + Float(left))
+      @deadline = deadline && Time.at(Rational(deadline))
       extended(seconds)
     end
 
@@ -154,6 +159,9 @@ module Tasker
 
     # The step is no longer ours: a long handler may look, and stop.
     def lost? = @lost || false
+
+    # Seconds until the deadline, whatever this machine's clock says; nil without one.
+    def time_left = @end && (@end - Wire.now)
 
     # Extends the lease (the worker does so by itself). Raises LeaseLost.
     def heartbeat = @worker.__send__(:extend_lease, self, nil)&.then { nil }
@@ -199,10 +207,7 @@ module Tasker
 
     # The rows of one statement, as strings, whatever type maps the program's own connections have.
     def query(sql, arguments)
-      call do |connection|
-        result = connection.exec_params(sql, arguments, 0, Wire::STRINGS)
-        result.map_types!(Wire::STRINGS).values
-      end
+      call { |opened| opened.exec_params(sql, arguments, 0, Wire::STRINGS).map_types!(Wire::STRINGS).values }
     end
 
     # Ends a transaction that did not come to its commit.
@@ -235,31 +240,27 @@ module Tasker
   Report = Struct.new(:step, :call, :arguments)
   private_constant :Report, :Link, :Wire, :Stopped
 
-  # Claims steps from queues and runs their handlers.
-  #
-  # connection   connection string, hash of PG.connect, or a callable that returns a new PG::Connection
-  # queues       names of the queues to claim from
-  # concurrency  how many handlers run at once, each in its thread
-  # batch        the most steps to claim in one call
-  # lease        seconds; nil: as the step's definition says
-  # name         shown as claimed_by; default host:pid
-  # drain        seconds that #run gives its handlers after SIGTERM or SIGINT
+  # Claims steps from queues and runs their handlers. Its arguments are explained in README.md.
   class Worker
     WAIT = 1
     # How long a step that this worker has no handler for stays away.
     UNKNOWN_STEP_DELAY = 10
+    REGISTER_EVERY = 60
     KEEPALIVE = { connect_timeout: 10, keepalives_idle: 10, keepalives_interval: 5, keepalives_count: 3,
                   tcp_user_timeout: 30_000 }.freeze
-    private_constant :WAIT, :UNKNOWN_STEP_DELAY, :KEEPALIVE
+    private_constant :WAIT, :UNKNOWN_STEP_DELAY, :REGISTER_EVERY, :KEEPALIVE
 
     attr_reader :name, :queues, :concurrency, :batch, :lease
 
-    def initialize(connection:, queues:, concurrency: 1, batch: 1, lease: nil, name: nil, drain: 30)
+    def initialize(connection:, queues:, concurrency: 1, batch: 1, lease: nil, name: nil, drain: 30,
+                   metadata: {})
       @queues = Array(queues).map(&:to_s)
       raise ArgumentError, 'queues must have at least one name' if @queues.empty?
       raise ArgumentError, 'concurrency and batch must be at least 1' if concurrency < 1 || batch < 1
       @source, @concurrency, @batch, @lease, @drain = connection, concurrency, batch, lease, drain
       @name = name || "#{Socket.gethostname}:#{Process.pid}"
+      @metadata = { client: 'ruby', host: Socket.gethostname, pid: Process.pid, concurrency: concurrency, batch: batch,
+                    **metadata }
       @handlers = {}
       @mutex = Mutex.new
       @changed = ConditionVariable.new
@@ -339,6 +340,7 @@ module Tasker
       @failure ||= e
       begin_stop
     ensure
+      { claim_loop: @claims, report_loop: @completions, heartbeat_loop: @heartbeats }[body]&.close
       finish if body == :report_loop
     end
 
@@ -384,8 +386,6 @@ module Tasker
         short = rows.empty? && Wire.now - began < 0.1 ? (short * 2).clamp(0.002, 0.25) : 0.0
         pause(short, false) if short.positive?
       end
-    ensure
-      @claims.close
     end
 
     def handler_loop
@@ -428,19 +428,22 @@ module Tasker
           accept(rows || [], room, reports)
         end
       end
-    ensure
-      @completions.close
     end
 
     def heartbeat_loop
+      register = 0
       loop do
+        if Wire.now >= register
+          @heartbeats.query(REGISTER, [@name, array(@queues), JSON.generate(@metadata)])
+          register = Wire.now + REGISTER_EVERY
+        end
         due = @mutex.synchronize do
           return if @finished
           held = @held.values.reject { |step| step.state == :reporting || step.lost? }
           at = Wire.now
           due = held.select { |step| step.due <= at }
           # A step claimed meanwhile wakes this as well.
-          @changed.wait(@mutex, held.map { |step| step.due - at }.min) if due.empty?
+          @changed.wait(@mutex, [register, *held.map(&:due)].min - at) if due.empty?
           due
         end
         due.each do |step|
@@ -449,8 +452,6 @@ module Tasker
           Tasker.logger.info { "#{@name}: #{step} is no longer ours" }
         end
       end
-    ensure
-      @heartbeats.close
     end
 
     def array(values) = Wire::ARRAY.encode(values)
@@ -514,6 +515,8 @@ module Tasker
         connection.exec_params(COMPLETE, [*step.key, results], 0, Wire::STRINGS)
       rescue PG::Error => e
         refused(step, e)
+        # Results that the server does not take would be the same the next time.
+        raise DoNotRetry, e.message if Wire.sqlstate(e)&.match?(/\A(22|54|TK400)/)
         raise
       end
       connection.exec('COMMIT')

@@ -2,164 +2,48 @@
 """conformance.py CMD...: what every client in clients/ must do, against a real server.
 
 CMD is a worker program in the client's language, test/clients/LANGUAGE; it
-runs until SIGTERM. It finds the server by PGHOST, PGPORT, PGUSER, PGDATABASE,
-and its settings in CLIENT_QUEUE, CLIENT_CONCURRENCY, CLIENT_BATCH and
-CLIENT_LEASE (seconds; empty: the step's own). At the start of each attempt it
+runs until SIGTERM. It finds the server by PGHOST, PGPORT, PGUSER, PGDATABASE;
+PGHOST may name two servers ("a,b"), one of which is a standby, and
+PGTARGETSESSIONATTRS then is "read-write". Its settings are in CLIENT_QUEUE,
+CLIENT_CONCURRENCY, CLIENT_BATCH and CLIENT_LEASE (seconds; empty: the step's
+own); with CLIENT_OWN the connections are the program's own, as its driver makes
+them, and not by the client's connection string. At the start of each attempt it
 prints {"begun": step's name, "task": id, "attempt": number, "key": idempotency
-key} and a newline, and flushes. Its handlers, by the step's name (of the
-context c they take what is named):
+key, "trace": its traceparent, "deadline": the step's, in seconds since 1970, or
+null, "left": the seconds until then or null, "clock": seconds since 1970} and a
+newline, and flushes. Its handlers, by the step's name (of the context c they
+take what is named):
 
   echo        returns the context
   parents     returns the results of the parents
-  effect      transactional: INSERT INTO effects VALUES (key), waits c.seconds, returns {"key": key}
+  effect      transactional: INSERT INTO effects VALUES (key), waits c.seconds, returns {"key": key}, or {"key": c.size letters}
   sleep       waits c.seconds, returns {"attempt": attempt}
   patient     heartbeat() every 50 ms until the lease is lost, then prints {"lost": id of the task}
               and lets the client's exception pass
   error       c.mode "retry": attempt 1 raises an ordinary error with the text c.text; "never": raises
-              DoNotRetry with c.text; "after": attempt 1 raises RetryAfter(1, c.text); "nul": returns
+              DoNotRetry with c.text; "after": attempt 1 raises RetryAfter(c.delay, c.text); "nul": returns
               a string with the character U+0000; "large": returns a string of c.size letters;
               "recursive": returns what can not be JSON; otherwise, and in other attempts, it returns
               {"attempt": attempt}
   checkpoint  attempt 1 keeps {"row": c.row} with checkpoint() and raises; others return what they were given
 
 For all other steps of queue "spare" there is a default, which returns {"default": step's name}.
+
+SCENARIOS="errors drain" runs only these. CONFORMANCE=long, "make conformance", is the long form: 20 restarts of the
+server, thousands of steps whose workers are killed at random, races that last a minute.
 """
-import contextlib
-import json
 import os
-import random
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import threading
 import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from session import Session, Tap, literal  # noqa: E402
-
-DATABASE = 'tasker_clients'
-ROLE = 'clients_worker'
-LIMIT = 30
-tap = Tap()
-
-
-def until(condition, limit=LIMIT):
-    """Waits for a condition; whether it came true."""
-    end = time.monotonic() + limit
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
-
-
-class Worker:
-    """A worker program and what it prints."""
-
-    def __init__(self, queue, concurrency=4, batch=5, lease='', env=()):
-        settings = dict(os.environ, PGUSER=ROLE, PGDATABASE=DATABASE, CLIENT_QUEUE=queue,
-                        CLIENT_CONCURRENCY=str(concurrency), CLIENT_BATCH=str(batch), CLIENT_LEASE=str(lease))
-        settings.update(env)
-        self.log = tempfile.TemporaryFile('w+', errors='replace')
-        self.said = []
-        self.process = subprocess.Popen(sys.argv[1:], env=settings, stdin=subprocess.DEVNULL,
-                                        stdout=subprocess.PIPE, stderr=self.log, text=True, encoding='utf-8')
-        self.reader = threading.Thread(target=self.read, daemon=True)
-        self.reader.start()
-
-    def read(self):
-        for line in self.process.stdout:
-            # One that was killed may have left half a line.
-            with contextlib.suppress(ValueError):
-                self.said.append(json.loads(line))
-
-    def begun(self):
-        return [s for s in list(self.said) if 'begun' in s]
-
-    def signal(self, number):
-        self.process.send_signal(number)
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-        self.reader.join()
-
-    def drain(self):
-        """SIGTERM; the exit status, None if it had to be killed."""
-        self.signal(signal.SIGTERM)
-        try:
-            status = self.process.wait(LIMIT)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            return None
-        self.reader.join()
-        return status
-
-    def output(self):
-        self.log.seek(0)
-        return self.log.read().split('\n')[-20:]
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *unused):
-        if self.process.poll() is None:
-            self.drain()
-
-
-# ---- work ---------------------------------------------------------------------
-
-FAST = {'max_attempts': 50, 'backoff': 'fixed', 'base': '50 ms', 'jitter': 0}
-
-
-def define(session, name, steps):
-    session.query('SELECT tasker.define_task(%s, %s)' % (literal(name), literal({'steps': steps})))
-
-
-def create(session, name, contexts):
-    """The ids of the tasks."""
-    return [int(session.value('SELECT tasker.create_task(%s, %s)' % (literal(name), literal(json.dumps(c)))))
-            for c in contexts]
-
-
-def create_many(session, name, number, seconds=0):
-    session.query("SELECT count(tasker.create_task(%s, '{\"seconds\": %s}')) FROM generate_series(1, %d)"
-                  % (literal(name), seconds, number))
-
-
-def one_step(session, step, queue, **more):
-    """Defines a task of one step; its name."""
-    name = '%s at %s' % (step, queue)
-    define(session, name, [dict({'name': step, 'queue': queue, 'retry': FAST}, **more)])
-    return name
-
-
-def count(session, condition):
-    return int(session.value('SELECT count(*) FROM tasker.task_status t JOIN tasker.step_status s USING (task_id) '
-                             'WHERE ' + condition))
-
-
-def done(session, name):
-    """Whether all tasks of a name have ended."""
-    return lambda: count(session, "t.name = %s AND t.state NOT IN ('complete', 'error', 'cancelled')"
-                         % literal(name)) == 0
-
-
-def step_of(session, task):
-    return session.json('SELECT state, attempts, results, last_error FROM tasker.step_status WHERE task_id = %d' % task)[0]
-
-
-def prepare(session):
-    session.query('CREATE EXTENSION tasker')
-    if ROLE not in session.query('SELECT rolname FROM pg_roles'):
-        session.query('CREATE ROLE %s LOGIN' % ROLE)
-    session.query("SELECT tasker.grant_access('%s', 'worker')" % ROLE)
-    session.query('CREATE TABLE effects (key text)')
-    session.query('GRANT INSERT ON effects TO %s' % ROLE)
-
+from conformance_base import (DATABASE, FAST, LONG, ROLE, Worker, count, create, create_many, define, done,  # noqa: E402
+                              drain_all, one_step, prepare, size, step_of, tap, until)
+from conformance_faults import FAULTS, ON_OWN_SERVERS  # noqa: E402
+from session import Session, literal  # noqa: E402
 
 # ---- scenarios ------------------------------------------------------------------
 
@@ -186,6 +70,13 @@ def results(session):
                'a step gets the results of its parents; a queue has a default handler', got)
 
 
+def retry_gap(session, task):
+    """Seconds from the first failure to the last attempt."""
+    return float(session.value(
+        "SELECT extract(epoch FROM max(h.created_at) FILTER (WHERE to_state = 'in_progress') - min(h.created_at) FILTER "
+        "(WHERE to_state = 'waiting_for_retry')) FROM tasker.task_history h WHERE task_id = %d" % task) or 0)
+
+
 def errors(session):
     text = "it's \"bad\": \\ ünï \U0001f418 %s {}"
     name = one_step(session, 'error', 'errors', retry=dict(FAST, max_attempts=3))
@@ -194,10 +85,13 @@ def errors(session):
     retry, never, nul, large, recursive = create(session, name, [
         {'mode': 'retry', 'text': text}, {'mode': 'never', 'text': text}, {'mode': 'nul'},
         {'mode': 'large', 'size': 40000000}, {'mode': 'recursive'}])
-    after = create(session, slow, [{'mode': 'after', 'text': text}])[0]
+    after, never_after = create(session, slow, [{'mode': 'after', 'text': text, 'delay': d} for d in (1, 1e9)])
+    spoilt = create(session, one_step(session, 'effect', 'errors'), [{'seconds': 0, 'size': 2000000}])[0]
     kept = create(session, checkpoint, [{'row': "7'\"\\ü"}])[0]
     with Worker('errors', batch=10) as w, Worker('errors slow') as other:
-        until(lambda: all(done(session, n)() for n in (name, slow, checkpoint)))
+        until(lambda: step_of(session, never_after)['state'] == 'waiting_for_retry')
+        session.query('SELECT tasker.cancel_task(%d)' % never_after)
+        until(lambda: all(done(session, n)() for n in (name, slow, checkpoint, 'effect at errors')))
         step = step_of(session, retry)
         tap.ok((step['state'], step['attempts'], step['results']) == ('complete', 2, {'attempt': 2}),
                'an ordinary error is retried', [step] + w.output())
@@ -205,12 +99,13 @@ def errors(session):
         tap.ok((step['state'], step['attempts']) == ('error', 1), 'DoNotRetry is not', [step])
         tap.ok((step['last_error'] or {}).get('message') == text, 'the text of the error is kept', [step])
         step = step_of(session, after)
-        gap = session.value(
-            "SELECT max(h.created_at) FILTER (WHERE to_state = 'in_progress') - min(h.created_at) FILTER "
-            "(WHERE to_state = 'waiting_for_retry') >= '0.9 s' FROM tasker.task_history h WHERE task_id = %d" % after)
-        tap.ok((step['state'], step['attempts'], gap) == ('complete', 2, 't'),
+        gap = retry_gap(session, after)
+        tap.ok((step['state'], step['attempts']) == ('complete', 2) and gap >= 0.9,
                'RetryAfter takes the place of the backoff', [step, gap] + other.output())
-        for task, what in ((nul, 'that jsonb can not hold'), (large, 'that are too large'),
+        step = step_of(session, never_after)
+        tap.ok((step['state'], step['attempts'], other.drain()) == ('cancelled', 1, 0),
+               'one that is longer than the server allows does the worker no harm', [step] + other.output())
+        for task, what in ((spoilt, 'that are too large for a transaction'), (nul, 'that jsonb can not hold'), (large, 'that are too large'),
                            (recursive, 'that are not JSON')):
             step = step_of(session, task)
             tap.ok((step['state'], step['attempts']) == ('error', 1), 'results %s fail the step, once' % what,
@@ -218,17 +113,62 @@ def errors(session):
         step = step_of(session, kept)
         tap.ok((step['attempts'], step['results']) == (2, {'row': "7'\"\\ü"}),
                'a checkpoint is given to the next attempt', [step] + w.output())
+        tap.ok(session.value('SELECT count(*) FROM effects') == '0', 'what a refused transaction wrote is not there')
+
+
+def given(session):
+    """What a worker says of itself, and what it is told of a step beside its input."""
+    trace = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'
+    define(session, 'given', [{'name': 'echo', 'queue': 'given', 'timeout': '10 s'}])
+    patient = one_step(session, 'patient', 'given', timeout='400 ms', retryable=False)
+    with Worker('given') as w:
+        task = int(session.value("SELECT tasker.create_task('given', traceparent => '%s')" % trace))
+        late = create(session, patient, [{}])[0]
+        until(lambda: done(session, 'given')() and done(session, patient)() and {'lost': late} in w.said)
+        limited, cut = sorted(w.begun(), key=lambda b: b['task'])
+        tap.ok(limited['trace'] == trace and cut['trace'].startswith('00-') and cut['trace'] != trace,
+               'a step has its trace context', [limited, cut])
+        started = float(session.value('SELECT extract(epoch FROM last_attempted_at) FROM tasker.step_status '
+                                      'WHERE task_id = %d' % task))
+        tap.ok(abs(limited['deadline'] - started - 10) < 0.01 and 8 < limited['left'] <= 10, 'and a deadline', [limited, started])
+        tap.ok(step_of(session, late)['state'] == 'error' and {'lost': late} in w.said, 'after which it is lost', w.said)
+        seen = session.json("SELECT queues, alive, metadata FROM tasker.worker_status WHERE queues = '{given}'")
+        tap.ok(len(seen) == 1 and seen[0]['alive'] and seen[0]['metadata']['pid'] == w.process.pid,
+               'a worker registers', seen)
 
 
 def race(session):
+    number = size(600, 20000)
     name = one_step(session, 'echo', 'race')
     with Worker('race') as one, Worker('race', concurrency=1, batch=20) as two:
-        create_many(session, name, 600)
-        tap.ok(until(done(session, name)), 'two workers race for 600 steps: all complete', one.output() + two.output())
-        one.drain()
-        two.drain()
+        create_many(session, name, number)
+        tap.ok(until(done(session, name)), 'two workers race for %d steps: all complete' % number, one.output() + two.output())
+        drain_all((one, two))
         begun = [b['task'] for b in one.begun() + two.begun()]
-        tap.ok(len(begun) == 600 and len(set(begun)) == 600, 'none of them is begun twice', [len(begun), len(set(begun))])
+        tap.ok(len(begun) == number and len(set(begun)) == number, 'none of them is begun twice', [len(begun), len(set(begun))])
+
+
+def race_for_one(session):
+    """Both wait when the step is made, and both are woken by its commit."""
+    name = one_step(session, 'echo', 'race for one')
+    with Worker('race for one', concurrency=1, batch=1) as one, Worker('race for one') as two:
+        until(lambda: session.value("SELECT count(*) FROM tasker.worker_status WHERE queues = '{race for one}'") == '2')
+        end = time.monotonic() + size(10, 65)
+        tasks = []
+        while time.monotonic() < end and len(tasks) < size(300, 1000000):
+            tasks += create(session, name, [{}])
+            session.value("SELECT tasker.task_wait(%d, '10 s')" % tasks[-1])
+        complete = count(session, "t.name = %s AND s.state = 'complete'" % literal(name))
+        drain_all((one, two))
+        begun = [b['task'] for b in one.begun() + two.begun()]
+        tap.ok(len(tasks) >= 30 and complete == len(tasks) and sorted(begun) == tasks,
+               'two workers race for one step, again and again: each is begun once',
+               [len(tasks), complete, len(begun)] + one.output() + two.output())
+        tap.note('%d races, %d and %d won' % (len(tasks), len(one.begun()), len(two.begun())))
+        if LONG:
+            again = session.query('SELECT round(extract(epoch FROM last_seen_at - registered_at)) FROM tasker.worker_status '
+                                  "WHERE queues = '{race for one}'")
+            tap.ok(again == ['60', '60'], 'they register again after a minute', again)
 
 
 def leases(session):
@@ -269,44 +209,32 @@ def zombie(session):
     session.query('TRUNCATE effects')
 
 
-def check_effects(session, name, number, what, workers):
-    tap.ok(until(done(session, name)) and
-           count(session, "t.name = %s AND s.state = 'complete'" % literal(name)) == number,
-           '%s: every step completes' % what,
-           session.query("SELECT s.state, s.attempts, s.last_error, count(*) FROM tasker.step_status s JOIN tasker.task_status "
-                         "USING (task_id) WHERE task_status.name = %s GROUP BY 1, 2, 3 LIMIT 9" % literal(name)) +
-           [line for w in workers for line in w.output()])
-    got = session.query('SELECT count(*), count(DISTINCT key) FROM effects')
-    tap.ok(got == ['%d|%d' % (number, number)], '%s: each has its effect once' % what, got)
-    session.query('TRUNCATE effects')
-
-
-def killed(session):
-    name = one_step(session, 'effect', 'killed', lease='500 ms')
-    create_many(session, name, 300, 0.02)
-    workers = [Worker('killed', lease=0.5) for _ in range(2)]
-    for turn in range(8):
-        begun = len(workers[turn % 2].begun())
-        until(lambda: len(workers[turn % 2].begun()) > begun or done(session, name)())
-        time.sleep(random.uniform(0, 0.2))
-        workers[turn % 2].kill()
-        workers[turn % 2] = Worker('killed', lease=0.5)
-    check_effects(session, name, 300, 'workers killed 8 times', workers)
-    for w in workers:
-        w.drain()
-
-
-def terminated(session):
-    name = one_step(session, 'effect', 'terminated', lease='1 s')
-    create_many(session, name, 300, 0.02)
-    with Worker('terminated', lease=1) as w:
-        for turn in range(5):
-            begun = len(w.begun())
-            until(lambda: len(w.begun()) > begun + 10 or done(session, name)())
-            session.query("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
-                          "WHERE usename = '%s' AND backend_type = 'client backend'" % ROLE)
-        check_effects(session, name, 300, 'connections terminated 5 times', [w])
-        tap.ok(w.drain() == 0, 'and the worker ends well', w.output())
+def clock(session):
+    """Leases, heartbeats and delays are the server's, whatever a worker's clock says."""
+    library = os.path.join(os.environ['TASKER_DIR'], 'wrong_clock.so')
+    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'wrong_clock.c')
+    subprocess.run(['cc', '-shared', '-fPIC', '-O', '-o', library, source, '-ldl'], check=True)
+    workers = []
+    for what, wrong_by in (('fast', 86400), ('slow', -86400)):
+        queue = 'clock ' + what
+        long = one_step(session, 'sleep', queue, lease='600 ms', timeout='20 s')
+        after = one_step(session, 'error', queue, retry=dict(FAST, base='1 h', max_attempts=3))
+        w = Worker(queue, lease=0.6, env={'LD_PRELOAD': library, 'WRONG_CLOCK': str(wrong_by)})
+        workers.append((what, w, long, create(session, long, [{'seconds': 2}])[0],
+                        after, create(session, after, [{'mode': 'after', 'text': 'a moment', 'delay': 1}])[0]))
+    for what, w, long, long_task, after, after_task in workers:
+        until(lambda: done(session, long)() and done(session, after)())
+    statuses = drain_all([entry[1] for entry in workers])
+    for (what, w, long, long_task, after, after_task), status in zip(workers, statuses):
+        now = time.time()
+        tap.ok(status == 0 and w.begun() and all(abs(b['clock'] - now) > 80000 for b in w.begun()),
+               'a worker whose clock is a day %s ends well' % what, w.begun() + w.output())
+        step = step_of(session, long_task)
+        tap.ok((step['state'], step['attempts']) == ('complete', 1), 'it keeps a lease', [step] + w.output())
+        left = [b['left'] for b in w.begun() if b['begun'] == 'sleep']
+        tap.ok(len(left) == 1 and 18 < left[0] <= 20, 'it knows how long it has', left)
+        step, gap = step_of(session, after_task), retry_gap(session, after_task)
+        tap.ok((step['state'], step['attempts']) == ('complete', 2) and 0.9 <= gap < 10, 'its RetryAfter is right', [step, gap])
 
 
 def drain(session):
@@ -328,59 +256,23 @@ def refused(session):
                'without the right to claim a worker ends with an error', w.output())
 
 
-class Server:
-    """A server of our own, that may be stopped as rudely as one likes."""
-
-    def __init__(self):
-        self.home = tempfile.mkdtemp(dir=os.environ['TASKER_DIR'])
-        self.data = os.path.join(self.home, 'data')
-        self.run('initdb', '-D', self.data, '-U', 'postgres', '-A', 'trust', '-N', '-E', 'UTF8')
-        with open(os.path.join(self.data, 'postgresql.conf'), 'a', encoding='utf-8') as conf:
-            conf.write("listen_addresses = ''\nunix_socket_directories = '%s'\nshared_preload_libraries = 'tasker'\n"
-                       "max_worker_processes = 32\n" % self.home)
-        self.start()
-
-    def run(self, *command):
-        with open(os.path.join(self.home, 'log'), 'a', encoding='utf-8') as log:
-            subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-
-    def start(self):
-        self.run('pg_ctl', '-D', self.data, '-l', os.path.join(self.home, 'server.log'), '-w', 'start')
-
-    def stop(self):
-        self.run('pg_ctl', '-D', self.data, '-m', 'immediate', 'stop')
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *unused):
-        self.stop()
-        shutil.rmtree(self.home)
+SCENARIOS = (results, errors, given, race, race_for_one, leases, zombie, clock, drain, refused)
 
 
-def restarted():
-    with Server() as server:
-        os.environ['PGHOST'] = server.home
-        with Session('postgres') as session:
-            session.query('CREATE DATABASE ' + DATABASE)
-        with Session(DATABASE) as session:
-            prepare(session)
-            name = one_step(session, 'effect', 'restarted', lease='1 s')
-            create_many(session, name, 300, 0.02)
-        with Worker('restarted', lease=1) as w:
-            for turn in range(3):
-                begun = len(w.begun())
-                until(lambda: len(w.begun()) > begun + 20)
-                server.stop()
-                server.start()
-            with Session(DATABASE) as session:
-                check_effects(session, name, 300, 'server restarted immediately 3 times', [w])
-            tap.ok(w.drain() == 0, 'and the worker ends well', w.output())
+def run(scenarios, *arguments):
+    only = os.environ.get('SCENARIOS', '').split()
+    for scenario in scenarios:
+        if not only or scenario.__name__ in only:
+            start = time.monotonic()
+            scenario(*arguments)
+            tap.note('%s: %.1f s' % (scenario.__name__, time.monotonic() - start))
 
 
 def main():
     if len(sys.argv) < 2:
         sys.exit(__doc__)
+    # Workers and servers of our own end with us.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     with Session('postgres') as admin:
         admin.query('SET client_min_messages = warning')
         admin.query('DROP DATABASE IF EXISTS %s WITH (FORCE)' % DATABASE)
@@ -389,19 +281,11 @@ def main():
             prepare(session)
             if 'clients_nobody' not in session.query('SELECT rolname FROM pg_roles'):
                 session.query('CREATE ROLE clients_nobody LOGIN')
-            only = os.environ.get('SCENARIOS', '').split()
-            for scenario in (results, errors, race, leases, zombie, killed, terminated, drain, refused):
-                if not only or scenario.__name__ in only:
-                    start = time.monotonic()
-                    scenario(session)
-                    tap.note('%s: %.1f s' % (scenario.__name__, time.monotonic() - start))
+            run(SCENARIOS + FAULTS, session)
         admin.query('DROP DATABASE %s WITH (FORCE)' % DATABASE)
         admin.query('DROP ROLE %s' % ROLE)
         admin.query('DROP ROLE clients_nobody')
-    if not only or 'restarted' in only:
-        start = time.monotonic()
-        restarted()
-        tap.note('restarted: %.1f s' % (time.monotonic() - start))
+    run(ON_OWN_SERVERS)
     tap.done()
 
 

@@ -83,5 +83,12 @@ case " ${want[*]} " in
 esac
 echo "packages: installing ${want[*]}"
 apt install --no-install-recommends "${want[@]}"
+case " ${want[*]} " in
+	*" pgbouncer "*)
+		# The tests start their own; none shall run on this machine because they were run.
+		"${root[@]}" invoke-rc.d pgbouncer stop >/dev/null 2>&1 || true
+		"${root[@]}" update-rc.d pgbouncer disable >/dev/null 2>&1 || true
+		;;
+esac
 missing
 [ ${#want[@]} -eq 0 ] || { echo "still missing after the installation: ${want[*]}" >&2; exit 1; }

@@ -24,8 +24,8 @@ INSERT INTO promised (name, ins, result) VALUES
 	('define_task', '{name text,definition jsonb,namespace text =,version text =}', 'integer'),
 	('set_default_version', '{name text,version text,namespace text =}', 'void'),
 	('drop_named_task', '{name text,version text,namespace text =}', 'void'),
-	('create_task', '{name text,context jsonb =,namespace text =,version text =,priority integer =,start_at timestamp with time zone =,idempotency_key text =,tags jsonb =,initiator text =,source_system text =,reason text =,correlation_id uuid =}', 'bigint'),
-	('create_tasks', '{name text,contexts jsonb[],namespace text =,version text =,priority integer =,start_at timestamp with time zone =,idempotency_keys text[] =,tags jsonb =,initiator text =,source_system text =,reason text =,correlation_id uuid =}', 'bigint'),
+	('create_task', '{name text,context jsonb =,namespace text =,version text =,priority integer =,start_at timestamp with time zone =,idempotency_key text =,tags jsonb =,initiator text =,source_system text =,reason text =,correlation_id uuid =,traceparent text =}', 'bigint'),
+	('create_tasks', '{name text,contexts jsonb[],namespace text =,version text =,priority integer =,start_at timestamp with time zone =,idempotency_keys text[] =,tags jsonb =,initiator text =,source_system text =,reason text =,correlation_id uuid =,traceparent text =}', 'bigint'),
 	('task_wait', '{task_id bigint,timeout interval =}', 'text'),
 	('cancel_task', '{task_id bigint,reason text =}', 'boolean'),
 	('pause_task', '{task_id bigint,reason text =}', 'boolean'),
@@ -39,6 +39,10 @@ INSERT INTO promised (name, ins, result) VALUES
 	('fail_step', '{task_id bigint,step_id integer,lease uuid,error jsonb =,retryable boolean =,retry_after interval =}', 'text'),
 	('heartbeat', '{task_id bigint,step_id integer,lease uuid,extend interval =,checkpoint jsonb =}', 'timestamp with time zone'),
 	('release_step', '{task_id bigint,step_id integer,lease uuid,delay interval =}', 'void'),
+	('create_queue', '{queue text,description text =,notify boolean =}', 'boolean'),
+	('pause_queue', '{queue text,reason text =}', 'boolean'),
+	('resume_queue', '{queue text}', 'boolean'),
+	('register_worker', '{worker text,queues text[],metadata jsonb =}', 'void'),
 	('start', '{}', 'boolean'),
 	('stop', '{}', 'boolean'),
 	('tick', '{now timestamp with time zone =,max_timers integer =}', 'integer'),
@@ -46,11 +50,12 @@ INSERT INTO promised (name, ins, result) VALUES
 	('revoke_access', '{role name}', 'void');
 INSERT INTO promised (name, ins, outs) VALUES
 	('claim_steps', '{queues text[],worker text,max_steps integer =,lease interval =,wait interval =}',
-		'{task_id bigint,step_id integer,lease uuid,name text,queue text,attempt integer,max_attempts integer,input jsonb,idempotency_key text,lease_expires_at timestamp with time zone,checkpoint jsonb}'),
+		'{task_id bigint,step_id integer,lease uuid,name text,queue text,attempt integer,max_attempts integer,input jsonb,idempotency_key text,lease_expires_at timestamp with time zone,checkpoint jsonb,deadline timestamp with time zone,traceparent text}'),
 	('complete_steps', '{task_ids bigint[],step_ids integer[],leases uuid[],results jsonb[],queues text[] =,worker text =,max_steps integer =,lease interval =,wait interval =}',
-		'{outcome text,task_id bigint,step_id integer,lease uuid,name text,queue text,attempt integer,max_attempts integer,input jsonb,idempotency_key text,lease_expires_at timestamp with time zone,checkpoint jsonb}');
+		'{outcome text,task_id bigint,step_id integer,lease uuid,name text,queue text,attempt integer,max_attempts integer,input jsonb,idempotency_key text,lease_expires_at timestamp with time zone,checkpoint jsonb,deadline timestamp with time zone,traceparent text}');
 INSERT INTO promised (kind, name, ins) VALUES
-	('p', 'run', '{max_duration interval =,max_steps integer =}');
+	('p', 'run', '{max_duration interval =,max_steps integer =}'),
+	('p', 'drain_queue', '{queue text,timeout interval =,reason text =,in_flight integer =}');
 -- What only reads is STABLE: it works on a standby and in a transaction that can not write.
 INSERT INTO promised (name, ins, result, volatile) VALUES
 	('explain_step', '{task_id bigint,step_id integer}', 'text', 's'),
@@ -101,7 +106,9 @@ INSERT INTO promised_columns VALUES
 	('task_status', '{task_id bigint,name text,state tasker.task_state}'),
 	('step_status', '{task_id bigint,step_id integer,name text,state tasker.step_state,attempts integer,results jsonb,last_error jsonb}'),
 	('task_history', '{task_id bigint,created_at timestamp with time zone,step text,from_state text,to_state text}'),
-	('executing', '{pid integer,owner name,task_id bigint,step_id integer}');
+	('executing', '{pid integer,owner name,task_id bigint,step_id integer}'),
+	('queue_status', '{name text,paused_at timestamp with time zone,depth bigint,oldest_age interval,in_flight bigint,completed_last_minute bigint,workers bigint,claimed_at timestamp with time zone}'),
+	('worker_status', '{worker text,role_name name,queues text[],metadata jsonb,last_seen_at timestamp with time zone,alive boolean}');
 SELECT set_has(
 	format('SELECT format(''%%s %%s'', attname, atttypid::regtype) FROM pg_attribute WHERE attrelid = ''tasker.%s''::regclass AND attnum > 0 AND NOT attisdropped', relation),
 	format('SELECT unnest(%L::text[])', columns), 'columns of ' || relation)

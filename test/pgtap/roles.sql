@@ -70,7 +70,7 @@ FROM pg_class c WHERE c.relnamespace = 'tasker'::regnamespace AND c.relkind IN (
 SELECT is(roles.as_role('roles_nobody', 'SELECT count(*) FROM ' || name), '42501', 'no level: ' || name) FROM roles.relation ORDER BY name;
 -- These are the engine's own and granted to nobody; leaves are reached through their parents.
 CREATE VIEW roles.closed AS SELECT name FROM roles.relation
-WHERE name IN ('tasker.ready_queue', 'tasker.timers', 'tasker.idempotency_keys', 'tasker.access_grants') OR name ~ 'transitions_\d+$';
+WHERE name IN ('tasker.ready_queue', 'tasker.timers', 'tasker.leases', 'tasker.workers', 'tasker.idempotency_keys', 'tasker.access_grants') OR name ~ 'transitions_\d+$';
 SELECT is(roles.as_role(r, 'SELECT count(*) FROM ' || name), '42501', format('%s: %s is closed', r, name))
 FROM roles.closed, unnest('{roles Ann,roles_viewer,roles_worker,roles_operator,roles_admin}'::name[]) r ORDER BY r, name;
 

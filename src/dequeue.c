@@ -1,0 +1,469 @@
+/*
+ * dequeue.c
+ *	  Taking steps for a claim: off the queues, or straight from the completion
+ *	  that has just released them, and giving them leases.
+ *
+ * A worker that completes steps and claims the next ones in one call mostly gets
+ * what its own completions released. Those children never pass through the queue:
+ * the completion holds them back (release.c), and what of them comes before the
+ * queue's head goes from pending to in_progress with one change. So a step of an
+ * external worker costs two row versions and two rows of history.
+ *
+ * Called by claims.c, inside a section.
+ */
+#include "claims.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "guard.h"
+#include "miscadmin.h"
+#include "utils/uuid.h"
+
+/* By how much more of several queues is looked at, twice at most. */
+#define PEEK_FURTHER	8
+
+/*
+ * $3 is the owner whose steps may be taken, null for everybody's; only what
+ * comes before $5, $6, $7 in the order of the queue, and not before $8, $9, $10,
+ * is.
+ */
+static TaskerQuery take = {
+	.sql = "WITH c AS MATERIALIZED (SELECT k.* FROM pg_catalog.unnest($1) AS l (lane) CROSS JOIN LATERAL ("
+	"SELECT q.lane, q.rank, q.task_id, q.step_id, s.step_no, s.attempts, s.state::text AS state, s.checkpoint "
+	"FROM tasker.ready_queue q "
+	"JOIN tasker.workflow_steps s ON s.task_id = q.task_id AND s.step_id = q.step_id "
+	"JOIN tasker.tasks t ON t.task_id = q.task_id "
+	"WHERE q.lane = l.lane AND (q.rank, q.task_id, q.step_id) < ($5, $6, $7) "
+	"AND (q.rank, q.task_id, q.step_id) >= ($8, $9, $10) AND ((s.state = 'enqueued' AND t.state IN ('pending', 'in_progress') "
+	"AND ($3 IS NULL OR t.owner = $3)) "
+	"OR s.state IN ('complete', 'cancelled', 'skipped', 'resolved_manually')) "
+	"ORDER BY q.rank, q.task_id, q.step_id LIMIT $2 FOR NO KEY UPDATE OF q, s SKIP LOCKED) AS k), "
+	"f AS MATERIALIZED (SELECT * FROM c ORDER BY rank, task_id, step_id LIMIT $2), "
+	"d AS (DELETE FROM tasker.ready_queue q USING f "
+	"WHERE q.lane = f.lane AND q.rank = f.rank AND q.task_id = f.task_id AND q.step_id = f.step_id) "
+	"SELECT f.task_id, f.step_id, f.step_no, f.attempts, f.state, f.checkpoint, u.name, f.rank "
+	"FROM f LEFT JOIN tasker.queues u ON u.queue_id = f.lane ORDER BY f.rank, f.task_id, f.step_id",
+	.args = {INT4ARRAYOID, INT4OID, INT4OID, INT4OID, INT4OID, INT8OID, INT4OID, INT4OID, INT8OID, INT4OID},
+	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID, JSONBOID, TEXTOID, INT4OID},
+};
+
+/*
+ * The same from several queues: the first $4 of each are looked at without a
+ * lock, and of all of them in order the first $2 that nobody holds are taken.
+ */
+static TaskerQuery take_merged = {
+	.sql = "WITH c AS MATERIALIZED (SELECT k.* FROM pg_catalog.unnest($1) AS l (lane) CROSS JOIN LATERAL ("
+	"SELECT q.lane, q.rank, q.task_id, q.step_id "
+	"FROM tasker.ready_queue q "
+	"JOIN tasker.workflow_steps s ON s.task_id = q.task_id AND s.step_id = q.step_id "
+	"JOIN tasker.tasks t ON t.task_id = q.task_id "
+	"WHERE q.lane = l.lane AND (q.rank, q.task_id, q.step_id) < ($5, $6, $7) "
+	"AND (q.rank, q.task_id, q.step_id) >= ($8, $9, $10) AND ((s.state = 'enqueued' AND t.state IN ('pending', 'in_progress') "
+	"AND ($3 IS NULL OR t.owner = $3)) "
+	"OR s.state IN ('complete', 'cancelled', 'skipped', 'resolved_manually')) "
+	"ORDER BY q.rank, q.task_id, q.step_id LIMIT $4) AS k), "
+	"f AS MATERIALIZED (SELECT q.lane, q.rank, q.task_id, q.step_id, s.step_no, s.attempts, "
+	"s.state::text AS state, s.checkpoint "
+	"FROM c JOIN tasker.ready_queue q "
+	"ON q.lane = c.lane AND q.rank = c.rank AND q.task_id = c.task_id AND q.step_id = c.step_id "
+	"JOIN tasker.workflow_steps s ON s.task_id = c.task_id AND s.step_id = c.step_id "
+	"WHERE s.state IN ('enqueued', 'complete', 'cancelled', 'skipped', 'resolved_manually') "
+	"ORDER BY q.rank, q.task_id, q.step_id LIMIT $2 FOR NO KEY UPDATE OF q, s SKIP LOCKED), "
+	"d AS (DELETE FROM tasker.ready_queue q USING f "
+	"WHERE q.lane = f.lane AND q.rank = f.rank AND q.task_id = f.task_id AND q.step_id = f.step_id) "
+	"SELECT f.task_id, f.step_id, f.step_no, f.attempts, f.state, f.checkpoint, u.name, f.rank "
+	"FROM f LEFT JOIN tasker.queues u ON u.queue_id = f.lane ORDER BY f.rank, f.task_id, f.step_id",
+	.args = {INT4ARRAYOID, INT4OID, INT4OID, INT4OID, INT4OID, INT8OID, INT4OID, INT4OID, INT8OID, INT4OID},
+	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID, JSONBOID, TEXTOID, INT4OID},
+};
+
+/* Children whose last parents were just satisfied, as far as the claim may have them. */
+static TaskerQuery released_children = {
+	.sql = "SELECT s.task_id, s.step_id, s.step_no, s.attempts, s.state::text, s.checkpoint, u.name, -s.priority, "
+	"s.pending_parents "
+	"FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3)) AS c (task_id, step_id, satisfied) "
+	"JOIN tasker.workflow_steps s ON s.task_id = c.task_id AND s.step_id = c.step_id "
+	"JOIN tasker.tasks t ON t.task_id = s.task_id "
+	"JOIN tasker.queues u ON u.queue_id = s.lane "
+	"WHERE s.state = 'pending' AND s.pending_parents = c.satisfied AND s.lane = ANY ($4) "
+	"AND s.next_attempt_at IS NULL AND t.state IN ('pending', 'in_progress') AND ($5 IS NULL OR t.owner = $5)",
+	.args = {INT8ARRAYOID, INT4ARRAYOID, INT4ARRAYOID, INT4ARRAYOID, INT4OID},
+	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID, JSONBOID, TEXTOID, INT4OID, INT4OID},
+};
+
+static TaskerQuery lock_children = {
+	.sql = "SELECT pg_catalog.count(*) FROM (SELECT s.step_id "
+	"FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS c (task_id, step_id) "
+	"JOIN tasker.workflow_steps s ON s.task_id = c.task_id AND s.step_id = c.step_id "
+	"FOR NO KEY UPDATE OF s) AS locked",
+	.args = {INT8ARRAYOID, INT4ARRAYOID},
+	.columns = {INT8OID},
+};
+
+/* Each must be as it was found: one that was queued is locked, a child is not. */
+static TaskerQuery begin_attempts = {
+	.sql = "UPDATE tasker.workflow_steps s SET state = 'in_progress', pending_parents = 0, attempts = s.attempts + 1, "
+	"lease = c.lease, lease_expires_at = c.expires, claimed_by = $7, last_attempted_at = $8, next_attempt_at = NULL "
+	"FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4), "
+	"pg_catalog.unnest($5), pg_catalog.unnest($6)) AS c (task_id, step_id, from_state, pending, lease, expires) "
+	"WHERE s.task_id = c.task_id AND s.step_id = c.step_id "
+	"AND s.state = c.from_state AND s.pending_parents = c.pending "
+	"RETURNING s.task_id, s.step_id",
+	.args = {INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, UUIDARRAYOID, TIMESTAMPTZARRAYOID,
+	TEXTOID, TIMESTAMPTZOID},
+	.columns = {INT8OID, INT4OID},
+};
+
+static TaskerQuery new_leases = {
+	.sql = "SELECT pg_catalog.gen_random_uuid() FROM pg_catalog.generate_series(1, $1)",
+	.args = {INT4OID},
+	.columns = {UUIDOID},
+};
+
+
+/* What a claim gets, in the making. */
+typedef struct Claimed
+{
+	Batch	   *batch;
+	ClaimedStep *items;
+	int			n;
+	int			space;
+} Claimed;
+
+/* ------------------------------------------------------------------ the rows */
+
+static void
+add_claimed(Claimed *claimed, BatchStep *step, int rank, char *queue, Jsonb *checkpoint)
+{
+	if (claimed->n == claimed->space)
+	{
+		claimed->space = Max(claimed->space * 2, 64);
+		claimed->items = claimed->items == NULL ? palloc(claimed->space * sizeof(ClaimedStep)) :
+			repalloc_huge(claimed->items, claimed->space * sizeof(ClaimedStep));
+	}
+	claimed->items[claimed->n++] = (ClaimedStep)
+	{
+		.step = step,.rank = rank,.queue = queue,.checkpoint = checkpoint
+	};
+}
+
+/* Add the step of a row of take, take_merged or released_children, unless it is there. */
+static BatchStep *
+add_row(Claimed *claimed, uint64 row, StepState from)
+{
+	bool		found;
+	bool		isnull;
+	Datum		checkpoint = tasker_value(row, 6, &isnull);
+	BatchStep  *step = batch_step(claimed->batch, DatumGetInt64(tasker_value_notnull(row, 1)),
+								  DatumGetInt32(tasker_value_notnull(row, 2)), &found);
+
+	if (found)
+		return NULL;
+	step->from = from;
+	step->step_no = DatumGetInt32(tasker_value_notnull(row, 3));
+	step->attempts = DatumGetInt32(tasker_value_notnull(row, 4));
+	add_claimed(claimed, step, DatumGetInt32(tasker_value_notnull(row, 8)),
+				TextDatumGetCString(tasker_value_notnull(row, 7)),
+				isnull ? NULL : DatumGetJsonbPCopy(checkpoint));
+	return step;
+}
+
+/* ----------------------------------------------------------------- the queues */
+
+static void
+key_values(LaneKey key, Datum *values)
+{
+	values[0] = Int32GetDatum(key.rank);
+	values[1] = Int64GetDatum(key.task_id);
+	values[2] = Int32GetDatum(key.step_id);
+}
+
+/*
+ * One statement's worth of steps that come before the bound, at most so many;
+ * of several queues the first so many are looked at. Returns how many rows there
+ * were. Where one queue's rows begin is known, and found out for the next one.
+ */
+static int
+take_once(Claimed *claimed, const Claim *claim, LaneKey bound, int wanted, int peek)
+{
+	bool		merged = claim->nlanes > 1;
+	LaneLook	look = {.from = lane_begin};
+	LaneKey		last = lane_end;
+	Datum		values[10] = {claim->lanes, Int32GetDatum(wanted), claim->owner, Int32GetDatum(peek)};
+	char		nulls[11] = "          ";
+	int			n;
+
+	nulls[2] = claim->no_owner;
+	if (!merged)
+	{
+		look = look_at_lane(claim->first_lane);
+		note_lane_taken(claim->first_lane);
+	}
+	key_values(bound, &values[4]);
+	key_values(look.from, &values[7]);
+	n = (int) tasker_run(merged ? &take_merged : &take, values, nulls);
+	for (int row = 0; row < n; row++)
+	{
+		last = lane_key(DatumGetInt32(tasker_value_notnull(row, 8)), DatumGetInt64(tasker_value_notnull(row, 1)),
+						DatumGetInt32(tasker_value_notnull(row, 2)));
+		if (step_state_from_text(tasker_value_notnull(row, 5)) == STEP_ENQUEUED)
+			(void) add_row(claimed, row, STEP_ENQUEUED);
+	}
+	/* whoever skips others' steps, or does not see the latest, has not looked */
+	if (!merged && claim->no_owner == 'n' && !IsolationUsesXactSnapshot() &&
+		lane_key_compare(&bound, &lane_end) == 0)
+		lane_looked_at(&look, last);
+	return n;
+}
+
+/*
+ * Take steps off the queues that come before the bound. Rows of steps that
+ * somebody ended meanwhile go too, and must not stand for steps: so it looks
+ * until there are enough or no more.
+ */
+static void
+take_queued(Claimed *claimed, const Claim *claim, LaneKey bound)
+{
+	bool		merged = claim->nlanes > 1;
+	int			peek = claim->limit;
+	int			wanted,
+				n;
+
+	if (claim->nlanes == 0)
+		return;
+	do
+	{
+		wanted = claim->limit - claimed->n;
+		n = take_once(claimed, claim, bound, wanted, peek);
+		CHECK_FOR_INTERRUPTS();
+		/* others may hold all that was looked at: look further */
+		if (n < wanted)
+			peek *= PEEK_FURTHER;
+	} while (claimed->n < claim->limit &&
+			 (n == wanted || (merged && peek <= claim->limit * PEEK_FURTHER * PEEK_FURTHER)));
+}
+
+/* Where in a queue the step would be. */
+static LaneKey
+claimed_key(const ClaimedStep *item)
+{
+	return lane_key(item->rank, item->step->key.task_id, item->step->key.step_id);
+}
+
+/* In the order of a queue: by rank, then by task and step, the older one first. */
+static int
+compare_claimed(const void *a, const void *b)
+{
+	LaneKey		x = claimed_key(a);
+	LaneKey		y = claimed_key(b);
+
+	return lane_key_compare(&x, &y);
+}
+
+/* --------------------------------------------------- children just released */
+
+/* Those of the children that the claim may have, in the order of a queue. */
+static void
+find_candidates(Claimed *candidates, const Claim *claim)
+{
+	Datum		values[5];
+	uint64		n;
+
+	step_refs_arrays(&claim->released, values);
+	values[3] = claim->lanes;
+	values[4] = claim->owner;
+	n = tasker_run(&released_children, values, claim->no_owner == 'n' ? "    n" : NULL);
+	for (uint64 row = 0; row < n; row++)
+	{
+		BatchStep  *step = add_row(candidates, row, STEP_PENDING);
+
+		step->pending = DatumGetInt32(tasker_value_notnull(row, 9));
+	}
+	if (candidates->n > 0)
+		qsort(candidates->items, candidates->n, sizeof(ClaimedStep), compare_claimed);
+}
+
+/* Release the children that were not taken, as if nobody had held them back. */
+static void
+release_rest(const Claim *claim, const ClaimedStep *taken, int ntaken)
+{
+	StepRefs	rest = {0};
+	StepRefs	gone = {0};
+
+	for (int i = 0; i < ntaken; i++)
+		step_refs_add(&gone, taken[i].step->key.task_id, taken[i].step->key.step_id);
+	if (ntaken > 0)
+		qsort(gone.items, gone.length, sizeof(StepRef), step_ref_compare);
+	for (int i = 0; i < claim->released.length; i++)
+	{
+		StepRef    *child = &claim->released.items[i];
+
+		if (ntaken == 0 || bsearch(child, gone.items, ntaken, sizeof(StepRef), step_ref_compare) == NULL)
+			step_refs_add_counted(&rest, child->task_id, child->step_id, child->count);
+	}
+	if (rest.length > 0 && ntaken > 0)
+	{
+		/* they are changed in two statements: lock all of them in order first */
+		Datum		values[3];
+
+		step_refs_arrays(&claim->released, values);
+		tasker_run(&lock_children, values, NULL);
+	}
+	release_held_back(&rest);
+}
+
+/*
+ * Take the children that the completion before this claim released and what in
+ * the queues comes before them; release the other children.
+ */
+static void
+take_released(Claimed *claimed, Claim *claim)
+{
+	Claimed		candidates = {claimed->batch};
+	int			room;
+
+	merge_step_refs(&claim->released);
+	find_candidates(&candidates, claim);
+	if (candidates.n > 0)
+		take_queued(claimed, claim, claimed_key(&candidates.items[Min(candidates.n, claim->limit) - 1]));
+	room = Min(candidates.n, claim->limit - claimed->n);
+	for (int i = 0; i < room; i++)
+		add_claimed(claimed, candidates.items[i].step, candidates.items[i].rank,
+					candidates.items[i].queue, candidates.items[i].checkpoint);
+	release_rest(claim, candidates.items, room);
+	claim->released.length = 0;
+}
+
+/* --------------------------------------------------------------------- leases */
+
+/* Forget what is not in progress now: children that somebody changed meanwhile. */
+static void
+drop_changed(Claimed *claimed, uint64 begun)
+{
+	StepRefs	taken = {0};
+	StepRefs	changed = {0};
+	int			kept = 0;
+
+	for (uint64 row = 0; row < begun; row++)
+		step_refs_add(&taken, DatumGetInt64(tasker_value_notnull(row, 1)),
+					  DatumGetInt32(tasker_value_notnull(row, 2)));
+	if (begun > 0)
+		qsort(taken.items, taken.length, sizeof(StepRef), step_ref_compare);
+	for (int i = 0; i < claimed->n; i++)
+	{
+		BatchStep  *step = claimed->items[i].step;
+		StepRef		ref = {step->key.task_id, step->key.step_id, step->pending};
+
+		if (begun > 0 && bsearch(&ref, taken.items, taken.length, sizeof(StepRef), step_ref_compare) != NULL)
+			claimed->items[kept++] = claimed->items[i];
+		else if (step->from == STEP_PENDING)
+			step_refs_add_counted(&changed, ref.task_id, ref.step_id, ref.count);
+		else
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("a step was changed while it was claimed"),
+					 errdetail("It was locked, and yet is not as it was."),
+					 errhint("Claim again.")));
+	}
+	claimed->n = kept;
+	release_held_back(&changed);
+}
+
+/* Set the steps in progress, each with a lease of its own. */
+static void
+lease_steps(Claimed *claimed, const Claim *claim, TimestampTz now)
+{
+	static const Oid types[6] = {INT8OID, INT4OID, TEXTOID, INT4OID, UUIDOID, TIMESTAMPTZOID};
+	DatumList	columns[6];
+	Datum		values[8] = {Int32GetDatum(claimed->n)};
+	uint64		n;
+
+	tasker_run(&new_leases, values, NULL);
+	for (int c = 0; c < 6; c++)
+		datum_list_init(&columns[c], types[c]);
+	for (int i = 0; i < claimed->n; i++)
+	{
+		ClaimedStep *item = &claimed->items[i];
+		pg_uuid_t  *lease = palloc(sizeof(pg_uuid_t));
+
+		*lease = *DatumGetUUIDP(tasker_value_notnull(i, 1));
+		item->lease = UUIDPGetDatum(lease);
+		item->end = lease_end(item->step->def, claim->lease, now, now);
+		datum_list_add(&columns[0], Int64GetDatum(item->step->key.task_id));
+		datum_list_add(&columns[1], Int32GetDatum(item->step->key.step_id));
+		datum_list_add(&columns[2], CStringGetTextDatum(step_state_name(item->step->from)));
+		datum_list_add(&columns[3], Int32GetDatum(item->step->pending));
+		datum_list_add(&columns[4], item->lease);
+		datum_list_add(&columns[5], TimestampTzGetDatum(item->end));
+	}
+	for (int c = 0; c < 6; c++)
+		values[c] = datum_list_array(&columns[c]);
+	values[6] = PointerGetDatum(claim->worker);
+	values[7] = TimestampTzGetDatum(now);
+	n = tasker_run(&begin_attempts, values, NULL);
+	if (n != claimed->n)
+		drop_changed(claimed, n);
+}
+
+/*
+ * Steps whose input is too large to be handed out must not stand in the way of
+ * the others: they fail, but for a child just released, which the next claim
+ * from the queue refuses.
+ */
+static void
+drop_oversized(Claimed *claimed)
+{
+	Batch	   *batch = claimed->batch;
+	StepRefs	children = {0};
+	int			kept = 0;
+
+	batch->nwave = 0;
+	for (int i = 0; i < claimed->n; i++)
+	{
+		BatchStep  *step = claimed->items[i].step;
+
+		if (!input_too_large(step))
+			claimed->items[kept++] = claimed->items[i];
+		else if (step->from == STEP_PENDING)
+			step_refs_add_counted(&children, step->key.task_id, step->key.step_id, step->pending);
+		else
+			batch->wave[batch->nwave++] = step;
+	}
+	claimed->n = kept;
+	refuse_steps_of_wave(batch);
+	release_held_back(&children);
+}
+
+/*
+ * Take steps, as many as the claim asks for, and lease them. They have all that
+ * their handlers are to be given; *now is when they began. In the batch's memory
+ * context.
+ */
+ClaimedStep *
+dequeue(Batch *batch, Claim *claim, TimestampTz *now, int *n)
+{
+	Claimed		claimed = {batch};
+
+	if (claim->released.length > 0)
+		take_released(&claimed, claim);
+	if (claimed.n < claim->limit)
+		take_queued(&claimed, claim, lane_end);
+	guard_require_armed();		/* now: who saw the rows sees what came with
+								 * them */
+	if (claimed.n > 0)
+	{
+		qsort(claimed.items, claimed.n, sizeof(ClaimedStep), compare_claimed);
+		batch->nwave = claimed.n;
+		batch->wave = palloc(claimed.n * sizeof(BatchStep *));
+		for (int i = 0; i < claimed.n; i++)
+			batch->wave[i] = claimed.items[i].step;
+		load_inputs(batch);
+		drop_oversized(&claimed);
+	}
+	/* not before a parent ended that let go of a step just now */
+	*now = tasker_now();
+	if (claimed.n > 0)
+		lease_steps(&claimed, claim, *now);
+	*n = claimed.n;
+	return claimed.items;
+}
