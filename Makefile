@@ -4,6 +4,7 @@
 #   make demo                               a throwaway cluster runs a workflow and shows it
 #   make test                               everything that CI runs
 #   make conformance                        the clients' tests in their long form, a quarter of an hour
+#   make test-matrix                        the tests against every major of PostgreSQL that Debian has, as root
 
 MODULE_big = tasker
 EXTENSION = tasker
@@ -36,7 +37,7 @@ endif
 
 PG_CONFIG ?= pg_config
 # The goals that bring a server along must work before there is one.
-ifneq ($(filter-out test conformance demo demo-stop,$(or $(MAKECMDGOALS),all)),)
+ifneq ($(filter-out test conformance test-matrix demo demo-stop,$(or $(MAKECMDGOALS),all)),)
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 endif
@@ -55,6 +56,10 @@ test:
 conformance:
 	@SUITE=clients CONFORMANCE=long TEST_TIMEOUT=3600 test/run
 
+# PostgreSQL 13, 15, 17 and 18, each in a root directory of its own.
+test-matrix:
+	@test/matrix/run
+
 # A throwaway cluster that runs a workflow and shows it.
 demo:
 	@examples/demo.sh
@@ -69,4 +74,4 @@ format:
 check-format:
 	@PG_CONFIG=$(PG_CONFIG) test/lib/indent.sh --check src/*.[ch]
 
-.PHONY: test conformance demo demo-stop format check-format
+.PHONY: test conformance test-matrix demo demo-stop format check-format

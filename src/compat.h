@@ -39,6 +39,8 @@
 extern void tasker_begin_srf(FunctionCallInfo fcinfo);
 #endif
 
+extern void tasker_request_shmem(Size size);
+
 /* 14 told utility commands whether they may scribble on the tree. */
 #if PG_VERSION_NUM >= 140000
 #define PROCESS_UTILITY_PARAMETERS \
