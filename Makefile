@@ -4,7 +4,9 @@
 #   make demo                               a throwaway cluster runs a workflow and shows it
 #   make test                               everything that CI runs
 #   make conformance                        the clients' tests in their long form, a quarter of an hour
-#   make test-matrix                        the tests against every major of PostgreSQL that Debian has, as root
+#   make test-matrix                        the suites against every major of PostgreSQL that Debian has, as root
+#   make bench, make bench-full             tasker, its peers and the floor, side by side (bench/README.md)
+#   make chaos                              faults at random for ten minutes and more, see docs/delivery.md
 
 MODULE_big = tasker
 EXTENSION = tasker
@@ -16,7 +18,7 @@ OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
 
 # The install script: one file per topic, joined in this order.
 SQL_PARTS = schema states tables owners triggers definition creation readiness \
-	handlers operators claims queues explain processes views access
+	handlers operators claims queues explain retention processes guard views access
 SQL_FILES = $(SQL_PARTS:%=sql/%.sql)
 
 REGRESS_OPTS = --inputdir=test --load-extension=tasker
@@ -37,7 +39,7 @@ endif
 
 PG_CONFIG ?= pg_config
 # The goals that bring a server along must work before there is one.
-ifneq ($(filter-out test conformance test-matrix demo demo-stop,$(or $(MAKECMDGOALS),all)),)
+ifneq ($(filter-out test chaos conformance test-matrix demo demo-stop bench bench-full,$(or $(MAKECMDGOALS),all)),)
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 endif
@@ -60,12 +62,23 @@ conformance:
 test-matrix:
 	@test/matrix/run
 
+# Suite chaos in its long form: DURATION=seconds of faults, SEED=….
+chaos:
+	@SUITE=chaos DURATION=$(or $(DURATION),600) TEST_TIMEOUT=$$(($(or $(DURATION),600) * 3 + 900)) test/run
+
 # A throwaway cluster that runs a workflow and shows it.
 demo:
 	@examples/demo.sh
 
 demo-stop:
 	@examples/demo.sh stop
+
+# A throwaway cluster in which everything is measured; the report is in .work/bench.
+bench:
+	@bench/bench.sh
+
+bench-full:
+	@bench/bench.sh --full
 
 # PostgreSQL's own layout (pg_bsd_indent).
 format:
@@ -74,4 +87,5 @@ format:
 check-format:
 	@PG_CONFIG=$(PG_CONFIG) test/lib/indent.sh --check src/*.[ch]
 
-.PHONY: test conformance test-matrix demo demo-stop format check-format
+# The directory of that name does not matter.
+.PHONY: test chaos conformance test-matrix demo demo-stop bench bench-full format check-format

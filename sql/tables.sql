@@ -1,16 +1,18 @@
 -- Tables. A table, leaf or sequence that holds users' data is registered with
 -- pg_extension_config_dump, one call a statement, and this script inserts no
--- row into it: both are needed for dump and restore to keep every row.
+-- row into it: both are needed for dump and restore to keep every row. There are
+-- no foreign keys: pg_restore -j loads the tables in any order.
 
 -- ---------------------------------------------------------------- definitions
 CREATE TABLE tasker.owners (
 	owner_id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
 	role_name name NOT NULL,
-	role_oid oid NOT NULL,
+	role_oid oid,
 	UNIQUE (role_oid, role_name)
 );
 COMMENT ON TABLE tasker.owners IS
 'Roles that own tasks or definitions. A name and an oid, not a role reference: a restore where a role is missing loses no task. Both must agree before a step runs.';
+COMMENT ON COLUMN tasker.owners.role_oid IS 'Null: adopt found no role of this name on the server that the database came to.';
 
 CREATE TABLE tasker.task_namespaces (
 	namespace_id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -36,7 +38,7 @@ COMMENT ON COLUMN tasker.queues.paused_at IS 'Since when nothing is claimed from
 
 CREATE TABLE tasker.named_tasks (
 	named_task_id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-	namespace_id int NOT NULL REFERENCES tasker.task_namespaces,
+	namespace_id int NOT NULL,
 	name text NOT NULL,
 	version text NOT NULL,
 	description text,
@@ -50,6 +52,7 @@ CREATE TABLE tasker.named_tasks (
 	UNIQUE (namespace_id, name, version)
 );
 COMMENT ON TABLE tasker.named_tasks IS 'Workflow definitions, one row a version, immutable but for is_default.';
+COMMENT ON COLUMN tasker.named_tasks.namespace_id IS 'task_namespaces.namespace_id.';
 COMMENT ON COLUMN tasker.named_tasks.is_default IS 'The version that create_task takes when it is given none; one a name.';
 COMMENT ON COLUMN tasker.named_tasks.runs_in_database IS 'Some step has a function or sql handler, so whoever submits it must be able to have a session.';
 COMMENT ON COLUMN tasker.named_tasks.owner IS 'owners.owner_id of the role that defined it.';
@@ -74,11 +77,13 @@ CREATE TABLE tasker.named_steps (
 	timeout interval,
 	lease interval NOT NULL,
 	priority int NOT NULL,
+	handler_owner int,
 	PRIMARY KEY (named_task_id, step_no),
 	UNIQUE (named_task_id, name)
 );
 COMMENT ON TABLE tasker.named_steps IS 'Steps of the definitions, numbered 1..n in a topological order.';
 COMMENT ON COLUMN tasker.named_steps.handler IS 'By handler_kind: the qualified name of a function, the text of a statement, or the name of a queue.';
+COMMENT ON COLUMN tasker.named_steps.handler_owner IS 'owners.owner_id of the role that owned the function when the step was defined; another role''s function of the same name is not run.';
 COMMENT ON COLUMN tasker.named_steps.parents IS 'How many steps it depends on.';
 
 CREATE TABLE tasker.named_step_edges (
@@ -112,7 +117,10 @@ CREATE TABLE tasker.tasks (
 	source_system text,
 	reason text,
 	traceparent text
-) WITH (fillfactor = 85);
+) WITH (fillfactor = 85, autovacuum_vacuum_scale_factor = 0.05);
+-- Retention deletes as much as is created. Vacuumed after 5 % instead of 20 %, the
+-- tables of tasks and their indexes take a fifth less room, at the same rate;
+-- after 2 % hardly less than that (bench/retention.sh).
 COMMENT ON TABLE tasker.tasks IS 'Runs of named tasks. Written by triggers and API functions; any change of state is checked and recorded.';
 COMMENT ON COLUMN tasker.tasks.owner IS 'owners.owner_id of the role that submitted it and as which its steps run.';
 COMMENT ON COLUMN tasker.tasks.traceparent IS 'The W3C trace context that it was created in, if its creator gave one.';
@@ -123,8 +131,9 @@ CREATE TABLE tasker.idempotency_keys (
 	key text NOT NULL,
 	task_id bigint NOT NULL,
 	PRIMARY KEY (owner, key)
-);
-COMMENT ON TABLE tasker.idempotency_keys IS 'Which task an owner''s idempotency key stands for.';
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
+CREATE INDEX idempotency_keys_task ON tasker.idempotency_keys (task_id);
+COMMENT ON TABLE tasker.idempotency_keys IS 'Which task an owner''s idempotency key stands for; the key goes with the task.';
 
 CREATE TABLE tasker.workflow_steps (
 	task_id bigint NOT NULL,
@@ -145,7 +154,7 @@ CREATE TABLE tasker.workflow_steps (
 	last_error jsonb,
 	checkpoint jsonb,
 	PRIMARY KEY (task_id, step_id)
-) WITH (fillfactor = 44);
+) WITH (fillfactor = 44, autovacuum_vacuum_scale_factor = 0.05);
 -- More than half of each page is left free: a batch that ends all steps of a page
 -- writes as many new versions as it finds, each a little longer. Measured: with
 -- 70, 50 and 44 per cent 35, 80 and 100 of 100 updates stay on their page, and a
@@ -165,7 +174,7 @@ CREATE TABLE tasker.workflow_step_edges (
 	from_step_id int NOT NULL,
 	to_step_id int NOT NULL,
 	PRIMARY KEY (task_id, from_step_id, to_step_id)
-);
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
 -- Both directions have an index that covers them, and the planner is told that a
 -- task has some 50 edges, however many it sees. Otherwise an index-only scan of
 -- the primary key, which reads every edge of the task for each step, seems as
@@ -179,7 +188,7 @@ CREATE TABLE tasker.workflow_step_results (
 	step_id int NOT NULL,
 	results jsonb NOT NULL,
 	PRIMARY KEY (task_id, step_id)
-);
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
 COMMENT ON TABLE tasker.workflow_step_results IS 'Results too large for the row of the step.';
 
 -- ------------------------------------------------------------- what is to be done
@@ -228,8 +237,8 @@ COMMENT ON TABLE tasker.workers IS 'External workers that registered: who they s
 COMMENT ON COLUMN tasker.workers.metadata IS 'What the worker says of itself: host, process, version.';
 
 -- -------------------------------------------------------------------- history
--- A ring of leaves, each truncated in turn; BRIN only, since rows of a task lie
--- close together.
+-- A ring of leaves, one of which is written to; each is truncated before its next
+-- turn (src/history_ring.c). BRIN only, since rows of a task lie close together.
 CREATE TABLE tasker.task_transitions (
 	slot smallint NOT NULL,
 	executor int,
@@ -271,12 +280,77 @@ COMMENT ON COLUMN tasker.workflow_step_transitions.executor IS 'Process id of th
 COMMENT ON COLUMN tasker.workflow_step_transitions.started_at IS 'When the attempt that ended here began.';
 COMMENT ON COLUMN tasker.workflow_step_transitions.metadata IS 'The error of a failed attempt; who asked for it and why, for an operator''s change.';
 
+CREATE TABLE tasker.history_ring (
+	one boolean PRIMARY KEY DEFAULT true CHECK (one),
+	slot smallint NOT NULL,
+	since timestamptz NOT NULL,
+	expiring smallint NOT NULL
+);
+COMMENT ON TABLE tasker.history_ring IS 'One row, made by the first retention: the slot that history is written to. Without it that is slot 0.';
+COMMENT ON COLUMN tasker.history_ring.since IS 'When the turn of the slot began.';
+COMMENT ON COLUMN tasker.history_ring.expiring IS 'The slot that is searched for ends of tasks.';
+
+-- Not dumped: a position means something in the file that it is in only.
+CREATE TABLE tasker.history_walk (
+	walk int PRIMARY KEY,
+	filenode oid NOT NULL,
+	block bigint NOT NULL,
+	line int NOT NULL
+);
+COMMENT ON TABLE tasker.history_walk IS
+'Up to where leaves of the history were walked, by retention: 0 for ends of tasks, 1 and 2 for rows of tasks and of steps that are kept.';
+
+-- ------------------------------------------------------------------- retention
+CREATE TABLE tasker.overdue_tasks (
+	task_id bigint PRIMARY KEY,
+	ended_at timestamptz NOT NULL,
+	tries int NOT NULL,
+	next_try_at timestamptz NOT NULL,
+	error jsonb
+);
+CREATE INDEX overdue_tasks_next ON tasker.overdue_tasks (next_try_at);
+COMMENT ON TABLE tasker.overdue_tasks IS 'Tasks that retention could not remove when their time came, and tries again.';
+COMMENT ON COLUMN tasker.overdue_tasks.error IS 'Why the archive function refused it; null if a session had something of it locked.';
+
+CREATE TABLE tasker.archive (
+	one boolean PRIMARY KEY DEFAULT true CHECK (one),
+	function text NOT NULL
+);
+COMMENT ON TABLE tasker.archive IS 'The function that gets the documents of tasks before they are removed; see tasker.set_archive.';
+
 -- ---------------------------------------------------------------------- access
 CREATE TABLE tasker.access_grants (
 	role_name name NOT NULL PRIMARY KEY,
 	level text NOT NULL CHECK (level IN ('viewer', 'submitter', 'worker', 'operator', 'admin'))
 );
 COMMENT ON TABLE tasker.access_grants IS 'What grant_access gave to whom.';
+
+-- ------------------------------------------------------------ original or copy
+-- Where the database was armed, and by what a dump of it is known. "here" is
+-- not dumped, "origin" is: what has only the latter was restored.
+CREATE TABLE tasker.here (
+	the_row boolean PRIMARY KEY DEFAULT true CHECK (the_row),
+	token uuid NOT NULL,
+	armed boolean NOT NULL,
+	reason text,
+	since timestamptz NOT NULL,
+	database_oid oid NOT NULL,
+	system_identifier bigint NOT NULL,
+	catalog_xid xid NOT NULL,
+	row_xid xid NOT NULL
+);
+COMMENT ON TABLE tasker.here IS 'Where this database was armed, one row, or none if it is new or was restored: tasker.guard() judges by it whether the database is the original or a copy.';
+COMMENT ON COLUMN tasker.here.token IS 'Made anew by each arming; tasker.origin has it too.';
+COMMENT ON COLUMN tasker.here.armed IS 'False once it was found to be a copy, until tasker.adopt().';
+COMMENT ON COLUMN tasker.here.reason IS 'Why it is disarmed.';
+COMMENT ON COLUMN tasker.here.catalog_xid IS 'Which transaction made the catalog''s entry of this table: pg_upgrade makes it anew, no other copy of the files does.';
+COMMENT ON COLUMN tasker.here.row_xid IS 'Which transaction wrote this row: one that came by replication was written by another. 0 when rows of tasks came from elsewhere.';
+
+CREATE TABLE tasker.origin (
+	token uuid PRIMARY KEY,
+	armed_at timestamptz NOT NULL
+);
+COMMENT ON TABLE tasker.origin IS 'The token of the database that these rows belong to, dumped with them.';
 
 -- Parts of others, for whoever comes across them.
 COMMENT ON TABLE tasker.task_transitions_0 IS 'Slot 0 of task_transitions.';
@@ -320,4 +394,8 @@ SELECT pg_catalog.pg_extension_config_dump('tasker.workflow_step_transitions_0',
 SELECT pg_catalog.pg_extension_config_dump('tasker.workflow_step_transitions_1', '');
 SELECT pg_catalog.pg_extension_config_dump('tasker.workflow_step_transitions_2', '');
 SELECT pg_catalog.pg_extension_config_dump('tasker.workflow_step_transitions_3', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.history_ring', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.overdue_tasks', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.archive', '');
 SELECT pg_catalog.pg_extension_config_dump('tasker.access_grants', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.origin', '');

@@ -43,7 +43,8 @@ CREATE VIEW tasker.task_history WITH (security_barrier) AS
 SELECT h.task_id, h.created_at, NULL::int AS step_id, NULL::text AS step, h.from_state, h.to_state,
 	NULL::int AS attempt, NULL::timestamptz AS started_at, h.executor, h.metadata
 FROM tasker.task_transitions h
-WHERE tasker.may_see_task(h.task_id)
+	JOIN tasker.tasks t ON t.task_id = h.task_id
+WHERE tasker.may_see_owner(t.owner)
 UNION ALL
 SELECT h.task_id, h.created_at, h.step_id, ns.name, h.from_state, h.to_state,
 	h.attempt, h.started_at, h.executor, h.metadata

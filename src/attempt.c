@@ -16,6 +16,7 @@
 #include "fault.h"
 #include "handler.h"
 #include "miscadmin.h"
+#include "recorder.h"
 #include "results.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
@@ -38,6 +39,7 @@ static const int permanent_errors[] = {
 	ERRCODE_TASKER_FUNCTION_ACCESS,
 	ERRCODE_TASKER_BAD_SQL,
 	ERRCODE_TASKER_RESULT_TOO_LARGE,
+	ERRCODE_TASKER_INPUT_TOO_LARGE,
 	ERRCODE_TASKER_BAD_RESULT,
 	ERRCODE_TASKER_OWNER_UNUSABLE,
 	ERRCODE_TASKER_HANDLER_GONE,
@@ -66,6 +68,27 @@ attempt_add_parent(BatchStep *step, const char *name, Jsonb *results)
 	}
 	step->parent_names[step->nparents] = name;
 	step->parent_results[step->nparents++] = results;
+}
+
+bool
+input_too_large(const BatchStep *step)
+{
+	return step->input_size > (Size) tasker_max_input_size * 1024;
+}
+
+/* What is wrong with a step whose input is too large. */
+ErrorData *
+input_error(const BatchStep *step)
+{
+	ErrorData  *error = palloc0(sizeof(ErrorData));
+
+	error->elevel = ERROR;
+	error->sqlerrcode = ERRCODE_TASKER_INPUT_TOO_LARGE;
+	error->message = psprintf("the input of step \"%s\" is too large", step->def->name);
+	error->detail = psprintf("The task's context and the parents' results have %zu bytes, the limit is %d kB.",
+							 step->input_size, tasker_max_input_size);
+	error->hint = "Keep large data in a table and its key in the results, or raise tasker.max_input_size.";
+	return error;
 }
 
 static bool
@@ -155,9 +178,12 @@ call(BatchStep *step, MemoryContext context)
 	MemoryContext call_context = AllocSetContextCreate(CurrentMemoryContext, "tasker handler",
 													   ALLOCSET_SMALL_SIZES);
 	MemoryContext old_context = MemoryContextSwitchTo(call_context);
-	Jsonb	   *input = step_input(step->task, step->def, step->key.step_id, step->attempts + 1,
-								   step->parent_names, step->parent_results, step->nparents);
+	Jsonb	   *input;
 
+	if (input_too_large(step))
+		ThrowErrorData(input_error(step));
+	input = step_input(step->task, step->def, step->key.step_id, step->attempts + 1,
+					   step->parent_names, step->parent_results, step->nparents);
 	fault_point("handler");
 	step->results = call_handler(step->def, input, context);
 	if (step->results != NULL)
@@ -221,13 +247,18 @@ call_protected(BatchStep *step, BatchRunner *runner, MemoryContext context)
 {
 	MemoryContext old_context = CurrentMemoryContext;
 	ResourceOwner old_owner = CurrentResourceOwner;
+	bool		confined = handler_is_guest();
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(old_context);
 	PG_TRY();
 	{
+		if (confined)
+			handler_confine();
 		call(step, context);
 		AfterTriggerFireDeferred();
+		if (confined)
+			handler_release();
 		step->superseded = runner->mode == BATCH_SINGLE && ended_by_handler(step);
 		ReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(old_context);
@@ -281,6 +312,7 @@ run_attempt(BatchStep *step, BatchRunner *runner, MemoryContext context)
 	runner->last_task = step->key.task_id;
 	runner->last_step = step->key.step_id;
 	step->started_at = tasker_now();
+	recorder_step(step->key.task_id, step->key.step_id, begun);
 	if (runner->running != NULL)
 		runner->running(step->key.task_id, step->key.step_id);
 	if (runner->mode == BATCH_OPTIMISTIC)
@@ -292,6 +324,7 @@ run_attempt(BatchStep *step, BatchRunner *runner, MemoryContext context)
 		call_protected(step, runner, context);
 	if (runner->running != NULL)
 		runner->running(0, 0);
+	recorder_step_ended();
 	ended = GetCurrentTimestamp();
 	note_duration(step->def->handler, (double) (ended - begun) / 1000.0);
 	if (step->ended_at == 0)

@@ -30,6 +30,7 @@ typedef struct BatchStep
 	int			pending;		/* pending_parents, as its row says */
 	int			seen;			/* parents that ended in this batch */
 
+	Size		input_size;		/* of the context and the parents' results */
 	int			nparents;
 	int			parents_space;
 	const char **parent_names;
@@ -46,6 +47,8 @@ typedef struct BatchStep
 	Jsonb	   *error;
 } BatchStep;
 
+extern bool input_too_large(const BatchStep *step);
+extern ErrorData *input_error(const BatchStep *step);
 extern void attempt_add_parent(BatchStep *step, const char *name, Jsonb *results);
 extern void run_attempt(BatchStep *step, BatchRunner *runner, MemoryContext context);
 extern StepState after_failure(const StepDef *def, int attempts, bool permanent, double delay,

@@ -22,6 +22,7 @@
 #include "fault.h"
 #include "miscadmin.h"
 #include "results.h"
+#include "shared.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
@@ -216,7 +217,7 @@ bound_lock_waits(Batch *batch)
 		[BATCH_PROTECTED] = "1s",
 	};
 
-	if (batch->runner->mode != BATCH_SINGLE)
+	if (batch->runner != NULL && batch->runner->mode != BATCH_SINGLE)
 		(void) set_config_option("lock_timeout", waits[batch->runner->mode],
 								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
@@ -245,8 +246,18 @@ write_batch(Batch *batch, BatchStep **rest, int nrest)
 	{
 		step_arrays(rest, nrest, values);
 		tasker_run(&put_back, values, NULL);
+		note_put_back();
 	}
 	end_statements(&section);
+}
+
+/* The step's attempt failed before it began. */
+static void
+refuse_step(Batch *batch, BatchStep *step, ErrorData *error)
+{
+	step->started_at = step->ended_at = tasker_now();
+	attempt_failed(step, error);
+	add_ended(batch, step);
 }
 
 /* ---------------------------------------------------------------- the batch */
@@ -399,10 +410,18 @@ refuse_steps(int lane, int64 task_id, int step_id, ErrorData *error)
 			rest[nrest++] = step;
 			continue;
 		}
-		step->started_at = step->ended_at = tasker_now();
-		attempt_failed(step, error);
-		add_ended(batch, step);
+		refuse_step(batch, step, error);
 	}
 	write_batch(batch, rest, nrest);
 	return batch->nended;
+}
+
+/* Refuse the steps of a claim's wave, whose input is too large to be handed out. */
+void
+refuse_steps_of_wave(Batch *batch)
+{
+	for (int i = 0; i < batch->nwave; i++)
+		refuse_step(batch, batch->wave[i], input_error(batch->wave[i]));
+	if (batch->nwave > 0)
+		write_batch(batch, NULL, 0);
 }

@@ -7,38 +7,44 @@
  */
 #include "batch_state.h"
 
+#include "access/detoast.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "engine.h"
+#include "shared.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
 /*
  * Take steps in the order of their rank. A row whose step has ended for good
- * goes too; one whose step or task is merely not ready now stays. What is locked,
- * and by somebody else makes a row be passed over, is the macro's argument.
+ * goes too; one whose step or task is merely not ready now stays. Steps that cost
+ * an attempt when their process ended are taken by one batch at a time. What is
+ * locked, and by somebody else makes a row be passed over, is the macro's argument.
  */
 #define TAKE(locking) \
 	"WITH c AS (SELECT q.lane, q.rank, q.task_id, q.step_id, s.step_no, s.attempts, s.state::text AS state " \
 	"FROM tasker.ready_queue q " \
 	"JOIN tasker.workflow_steps s ON s.task_id = q.task_id AND s.step_id = q.step_id " \
 	"JOIN tasker.tasks t ON t.task_id = q.task_id " \
-	"WHERE q.lane = $1 AND ((s.state = 'enqueued' AND t.state IN ('pending', 'in_progress')) " \
+	"WHERE q.lane = $1 AND (q.rank, q.task_id, q.step_id) >= ($3, $4, $5) AND ((s.state = 'enqueued' AND t.state IN ('pending', 'in_progress')) " \
 	"OR s.state IN ('complete', 'cancelled', 'skipped', 'resolved_manually')) " \
+	"AND (s.attempts = 0 OR s.last_error IS NULL OR s.last_error ->> 'sqlstate' <> '" CUT_OFF_STATE "' " \
+	"OR pg_catalog.pg_try_advisory_xact_lock(" CUT_OFF_LOCK ")) " \
 	"ORDER BY q.rank, q.task_id, q.step_id LIMIT $2 " locking "), " \
 	"d AS (DELETE FROM tasker.ready_queue q USING c " \
 	"WHERE q.lane = c.lane AND q.rank = c.rank AND q.task_id = c.task_id AND q.step_id = c.step_id) " \
-	"SELECT c.task_id, c.step_id, c.step_no, c.attempts, c.state FROM c"
+	"SELECT c.task_id, c.step_id, c.step_no, c.attempts, c.state, c.rank FROM c"
 
 static TaskerQuery take_optimistic = {
 	.sql = TAKE("FOR UPDATE OF q SKIP LOCKED"),
-	.args = {INT4OID, INT4OID},
-	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID},
+	.args = {INT4OID, INT4OID, INT4OID, INT8OID, INT4OID},
+	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID, INT4OID},
 };
 
 static TaskerQuery take_locked = {
-	.sql = TAKE("FOR NO KEY UPDATE OF q, s SKIP LOCKED"),
-	.args = {INT4OID, INT4OID},
-	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID},
+	.sql = TAKE("FOR NO KEY UPDATE OF q, s, t SKIP LOCKED"),
+	.args = {INT4OID, INT4OID, INT4OID, INT8OID, INT4OID},
+	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID, INT4OID},
 };
 
 static TaskerQuery read_tasks = {
@@ -65,7 +71,7 @@ static TaskerQuery read_children = {
 	"JOIN tasker.workflow_step_edges e ON e.task_id = c.task_id AND e.from_step_id = c.step_id "
 	"JOIN tasker.workflow_steps s ON s.task_id = e.task_id AND s.step_id = e.to_step_id "
 	"JOIN tasker.tasks t ON t.task_id = e.task_id "
-	"WHERE s.state = 'pending' AND s.lane = $3 AND s.next_attempt_at IS NULL "
+	"WHERE s.state = 'pending' AND s.lane = $3 AND s.next_attempt_at IS NULL AND s.last_error IS NULL "
 	"AND t.state IN ('pending', 'in_progress')",
 	.args = {INT8ARRAYOID, INT4ARRAYOID, INT4OID},
 	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, INT4OID},
@@ -231,13 +237,18 @@ load_parents(Batch *batch)
 		BatchStep  *step = find_step(batch, task_id, DatumGetInt32(tasker_value_notnull(row, 2)));
 		BatchStep  *parent = find_step(batch, task_id, DatumGetInt32(tasker_value_notnull(row, 3)));
 		StepDef    *parent_def = step_def(step->task->def, DatumGetInt32(tasker_value_notnull(row, 4)));
+		bool		mine = parent != NULL && parent->ended;
 		bool		isnull;
 		Datum		results = tasker_value(row, 5, &isnull);
 
-		if (parent != NULL && parent->ended)
-			attempt_add_parent(step, parent_def->name, parent->results);
+		if (mine)
+			step->input_size += parent->results == NULL ? 0 : VARSIZE(parent->results);
 		else
-			attempt_add_parent(step, parent_def->name, isnull ? NULL : DatumGetJsonbPCopy(results));
+			step->input_size += isnull ? 0 : toast_raw_datum_size(results);
+		if (input_too_large(step))
+			continue;			/* it will not be run: no need to hold it all */
+		attempt_add_parent(step, parent_def->name,
+						   mine ? parent->results : isnull ? NULL : DatumGetJsonbPCopy(results));
 	}
 	SPI_freetuptable(SPI_tuptable);
 }
@@ -248,7 +259,10 @@ load_inputs(Batch *batch)
 {
 	load_tasks(batch);
 	for (int i = 0; i < batch->nwave; i++)
+	{
 		batch->wave[i]->def = step_def(batch->wave[i]->task->def, batch->wave[i]->step_no);
+		batch->wave[i]->input_size = VARSIZE(batch->wave[i]->task->document);
+	}
 	load_parents(batch);
 }
 
@@ -260,10 +274,15 @@ void
 take_steps(Batch *batch, int limit, bool lock)
 {
 	TaskerQuery *take = lock ? &take_locked : &take_optimistic;
-	Datum		values[2] = {Int32GetDatum(batch->runner->lane), Int32GetDatum(limit)};
+	int			lane = batch->runner->lane;
+	LaneLook	look = look_at_lane(lane);
+	Datum		values[5] = {Int32GetDatum(lane), Int32GetDatum(limit), Int32GetDatum(look.from.rank),
+	Int64GetDatum(look.from.task_id), Int32GetDatum(look.from.step_id)};
+	LaneKey		last = lane_end;
 	TaskerSection section;
 	int			n;
 
+	note_lane_taken(lane);
 	begin_statements(batch, &section);
 	n = (int) tasker_run(take, values, NULL);
 	batch->wave = palloc(Max(n, 1) * sizeof(BatchStep *));
@@ -272,6 +291,8 @@ take_steps(Batch *batch, int limit, bool lock)
 		BatchStep  *step;
 		bool		found;
 
+		last = lane_key(DatumGetInt32(tasker_value_notnull(row, 6)), DatumGetInt64(tasker_value_notnull(row, 1)),
+						DatumGetInt32(tasker_value_notnull(row, 2)));
 		if (step_state_from_text(tasker_value_notnull(row, 5)) != STEP_ENQUEUED)
 			continue;
 		step = batch_step(batch, DatumGetInt64(tasker_value_notnull(row, 1)),
@@ -284,6 +305,7 @@ take_steps(Batch *batch, int limit, bool lock)
 		step->from = STEP_ENQUEUED;
 		batch->wave[batch->nwave++] = step;
 	}
+	lane_looked_at(&look, last);
 	batch->result.taken = n;
 	load_inputs(batch);
 	end_statements(&section);

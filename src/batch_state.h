@@ -32,6 +32,7 @@ extern void begin_statements(Batch *batch, TaskerSection *section);
 extern void end_statements(TaskerSection *section);
 extern void step_arrays(BatchStep **steps, int n, Datum *values);
 extern void take_steps(Batch *batch, int limit, bool lock);
+extern void refuse_steps_of_wave(Batch *batch);
 extern void next_wave(Batch *batch, BatchStep **last, int nlast);
 
 #endif							/* TASKER_BATCH_STATE_H */

@@ -5,9 +5,30 @@
  */
 #include "changed_rows.h"
 
+#include "catalog/namespace.h"
 #include "commands/trigger.h"
 #include "miscadmin.h"
 #include "utils/rel.h"
+
+/*
+ * The trigger must be on tasker's own table: on anybody else's it would take
+ * whatever rows that one has for tasker's, and act on them as the owner of the
+ * extension.
+ */
+void
+check_trigger_table(FunctionCallInfo fcinfo, const char *name)
+{
+	Relation	relation = ((TriggerData *) fcinfo->context)->tg_relation;
+
+	if (RelationGetNamespace(relation) == get_namespace_oid("tasker", true) &&
+		strcmp(RelationGetRelationName(relation), name) == 0)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+			 errmsg("this function is for the trigger on tasker.%s", name),
+			 errdetail("It was called by a trigger on \"%s\".", RelationGetRelationName(relation)),
+			 errhint("Drop that trigger.")));
+}
 
 static void
 check_called_as(FunctionCallInfo fcinfo)
@@ -25,14 +46,15 @@ check_called_as(FunctionCallInfo fcinfo)
 				 errhint("Reinstall the extension if its trigger was changed.")));
 }
 
-/* Begin to read the pairs of the statement that fired the trigger. */
+/* Begin to read the pairs of the statement on the table that fired the trigger. */
 void
-pairs_begin(Pairs *pairs, FunctionCallInfo fcinfo)
+pairs_begin(Pairs *pairs, FunctionCallInfo fcinfo, const char *table)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	TupleDesc	desc;
 
 	check_called_as(fcinfo);
+	check_trigger_table(fcinfo, table);
 	desc = RelationGetDescr(trigger->tg_relation);
 	pairs->old_rows = trigger->tg_oldtable;
 	pairs->new_rows = trigger->tg_newtable;

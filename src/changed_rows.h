@@ -20,7 +20,8 @@ typedef struct Pairs
 	TupleTableSlot *new_slot;
 } Pairs;
 
-extern void pairs_begin(Pairs *pairs, FunctionCallInfo fcinfo);
+extern void check_trigger_table(FunctionCallInfo fcinfo, const char *name);
+extern void pairs_begin(Pairs *pairs, FunctionCallInfo fcinfo, const char *table);
 extern bool pairs_next(Pairs *pairs);
 extern void pairs_end(Pairs *pairs);
 extern void key_changed(const char *what, const char *columns);

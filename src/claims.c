@@ -13,11 +13,11 @@
 
 #include "catalog/pg_type.h"
 #include "engine.h"
+#include "guard.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "shared.h"
 
-#define MAX_CLAIM		10000
 #define MAX_LEASE		(30.0 * SECS_PER_DAY)
 /* Longer the snapshot of the calling statement would hold back vacuum. */
 #define MAX_WAIT_MS		1000
@@ -61,19 +61,20 @@ read_claim(FunctionCallInfo fcinfo, int arg, Claim *claim)
 				 errhint("For example: claim_steps('{payments}', 'worker-1', 10).")));
 	claim->queues = PG_GETARG_DATUM(arg);
 	claim->worker = PG_GETARG_TEXT_PP(arg + 1);
-	if (VARSIZE_ANY_EXHDR(claim->worker) < 1 || VARSIZE_ANY_EXHDR(claim->worker) > TASKER_MAX_NAME)
+	check_remark(claim->worker, "the name of the worker", TASKER_MAX_NAME);
+	if (VARSIZE_ANY_EXHDR(claim->worker) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_TASKER_BAD_ARGUMENT),
-				 errmsg("the name of a worker has from 1 to %d bytes", TASKER_MAX_NAME),
-				 errdetail("It has %d.", (int) VARSIZE_ANY_EXHDR(claim->worker)),
+				 errmsg("the name of a worker must not be empty"),
+				 errdetail("It has no characters."),
 				 errhint("Any text will do that tells workers apart, such as host and process.")));
 	claim->limit = PG_GETARG_INT32(arg + 2);
-	if (claim->limit < 1 || claim->limit > MAX_CLAIM)
+	if (claim->limit < 1 || claim->limit > tasker_max_claim)
 		ereport(ERROR,
 				(errcode(ERRCODE_TASKER_BAD_ARGUMENT),
-				 errmsg("a claim is for 1 to %d steps", MAX_CLAIM),
+				 errmsg("a claim is for 1 to %d steps", tasker_max_claim),
 				 errdetail("It is for %d.", claim->limit),
-				 errhint("Claim as many as the worker can do within their leases.")));
+				 errhint("Claim as many as the worker can do within their leases, or have a superuser raise tasker.max_claim.")));
 	claim->lease = seconds_argument(fcinfo, arg + 3, "a lease", -1);
 	if (claim->lease == 0)
 		ereport(ERROR,
@@ -127,9 +128,9 @@ claim_once(FunctionCallInfo fcinfo, Claim *claim, int first)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	Batch	   *batch = batch_begin(NULL);
 	MemoryContext old_context = MemoryContextSwitchTo(batch->context);
-	TimestampTz now = tasker_now();
+	TimestampTz now;
 	int			n;
-	ClaimedStep *claimed = dequeue(batch, claim, now, &n);
+	ClaimedStep *claimed = dequeue(batch, claim, &now, &n);
 
 	for (int i = 0; i < n; i++)
 	{
@@ -183,6 +184,7 @@ look_up_queues(Claim *claim)
 	}
 	claim->lanes = datum_list_array(&lanes);
 	claim->nlanes = lanes.length;
+	claim->first_lane = lanes.length == 0 ? 0 : DatumGetInt32(lanes.values[0]);
 }
 
 /* Claim until there is something, or the time is over. */
@@ -218,6 +220,7 @@ claim_and_wait(FunctionCallInfo fcinfo, Claim *claim, int first)
 {
 	TaskerSection section;
 
+	guard_require_enabled();
 	tasker_enter(&section);
 	claim->owner = (Datum) 0;
 	claim->no_owner = scope(&claim->owner);

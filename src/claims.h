@@ -25,6 +25,7 @@ typedef struct Claim
 	int			nqueues;
 	Datum		lanes;			/* int[], of those that are not paused */
 	int			nlanes;
+	int			first_lane;		/* of them */
 	Datum		owner;			/* whose steps, if ... */
 	char		no_owner;		/* ... this is ' '; 'n' for everybody's */
 	StepRefs	released;		/* children of steps that the same call has
@@ -46,7 +47,7 @@ extern double seconds_argument(FunctionCallInfo fcinfo, int arg, const char *wha
 extern void read_claim(FunctionCallInfo fcinfo, int arg, Claim *claim);
 extern char scope(Datum *owner);
 extern TimestampTz lease_end(const StepDef *def, double lease, TimestampTz started, TimestampTz now);
-extern ClaimedStep *dequeue(Batch *batch, Claim *claim, TimestampTz now, int *n);
+extern ClaimedStep *dequeue(Batch *batch, Claim *claim, TimestampTz *now, int *n);
 extern void claim_and_wait(FunctionCallInfo fcinfo, Claim *claim, int first);
 
 #endif							/* TASKER_CLAIMS_H */

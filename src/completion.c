@@ -4,7 +4,8 @@
  *	  give back what was claimed, by the lease that came with it.
  *
  * Only the holder of a step's current lease can do anything about it; for
- * anybody else the call changes nothing and is refused with TK420.
+ * anybody else the call changes nothing and is refused with TK420. So it is in
+ * a copy (TK602): the step is the original's, and so is its worker.
  */
 #include "claims.h"
 
@@ -12,6 +13,7 @@
 
 #include "catalog/pg_type.h"
 #include "engine.h"
+#include "guard.h"
 #include "results.h"
 #include "utils/array.h"
 #include "utils/fmgrprotos.h"
@@ -119,6 +121,7 @@ complete_all(Completion *items, int n)
 	char		nulls[7] = "      ";
 	uint64		rows;
 
+	guard_require_armed();
 	qsort(items, n, sizeof(Completion), compare_completions);
 	datum_list_init(&tasks, INT8OID);
 	datum_list_init(&steps, INT4OID);
@@ -211,6 +214,12 @@ read_completions(FunctionCallInfo fcinfo, int *n)
 				 errmsg("the arrays of complete_steps must have the same length"),
 				 errdetail("They have %d, %d, %d and %d elements.", lengths[0], lengths[1], lengths[2], lengths[3]),
 				 errhint("Use null for a step without results.")));
+	if (lengths[0] > tasker_max_claim)
+		ereport(ERROR,
+				(errcode(ERRCODE_TASKER_BAD_ARGUMENT),
+				 errmsg("a call completes at most %d steps", tasker_max_claim),
+				 errdetail("It is for %d.", lengths[0]),
+				 errhint("Use several calls, or have a superuser raise tasker.max_claim.")));
 	*n = lengths[0];
 	items = palloc0(Max(*n, 1) * sizeof(Completion));
 	for (int i = 0; i < *n; i++)
@@ -245,6 +254,7 @@ hold_step(FunctionCallInfo fcinfo)
 	int			step_no;
 	int			named_task_id;
 
+	guard_require_armed();
 	nulls[3] = scope(&values[3]);
 	if (tasker_run(&held_step, values, nulls) == 0)
 		refuse_lease(held.task_id, held.step_id);
@@ -305,7 +315,7 @@ Datum
 tasker_complete_steps(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	bool		claims = !PG_ARGISNULL(6) && PG_GETARG_INT32(6) != 0;
+	bool		claims = !PG_ARGISNULL(6) && PG_GETARG_INT32(6) != 0 && tasker_enabled;
 	TaskerSection section;
 	Completion *items;
 	Claim		claim;

@@ -10,6 +10,7 @@
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
+#include "guard.h"
 #include "miscadmin.h"
 #include "shared.h"
 #include "utils/acl.h"
@@ -45,7 +46,7 @@ typedef struct Request
 } Request;
 
 static TaskerQuery find_template = {
-	.sql = "SELECT n.named_task_id, n.runs_in_database, n.owner, o.role_oid, o.role_name "
+	.sql = "SELECT n.named_task_id, n.runs_in_database, n.owner, COALESCE(o.role_oid, 0::oid), o.role_name "
 	"FROM tasker.task_namespaces s "
 	"JOIN tasker.named_tasks n ON n.namespace_id = s.namespace_id "
 	"JOIN tasker.owners o ON o.owner_id = n.owner "
@@ -62,13 +63,15 @@ static TaskerQuery take_keys = {
 	.args = {INT4OID, TEXTARRAYOID, INT8ARRAYOID},
 };
 
+/* Locked, or retention might remove a key together with its task just now. */
 static TaskerQuery taken_keys = {
 	.sql = "SELECT c.ord, i.task_id, i.key "
 	"FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3)) WITH ORDINALITY AS c (key, task_id, ord) "
 	"JOIN tasker.idempotency_keys i ON i.owner = $1 AND i.key = c.key "
-	"WHERE i.task_id <> c.task_id ORDER BY c.ord",
+	"WHERE i.task_id <> c.task_id ORDER BY i.key, c.ord FOR KEY SHARE OF i",
 	.args = {INT4OID, TEXTARRAYOID, INT8ARRAYOID},
 	.columns = {INT8OID, INT8OID, TEXTOID},
+	.latest = true,
 };
 
 /* Keys whose task is not what is asked for now. */
@@ -117,9 +120,9 @@ static TaskerQuery hint_roots = {
 	"SELECT COALESCE(s.queue_id, -$3), -($4 + s.priority), c.task_id, s.step_no "
 	"FROM pg_catalog.unnest($1) AS c (task_id) "
 	"CROSS JOIN LATERAL (SELECT * FROM tasker.named_steps WHERE named_task_id = $2 AND parents = 0) AS s "
-	"RETURNING lane",
+	"RETURNING lane, rank, task_id, step_id",
 	.args = {INT8ARRAYOID, INT4OID, INT4OID, INT4OID},
-	.columns = {INT4OID},
+	.columns = {INT4OID, INT4OID, INT8OID, INT4OID},
 };
 
 static TaskerQuery time_roots = {
@@ -245,12 +248,21 @@ check_context(Datum context)
 				 errmsg("the context of a task must be a JSON object"),
 				 errdetail("It is %s.", JB_ROOT_IS_SCALAR(document) ? "a scalar" : "an array"),
 				 errhint("Wrap it: {\"value\": …}.")));
-	if (VARSIZE(document) > (Size) tasker_max_context_size * 1024)
-		ereport(ERROR,
-				(errcode(ERRCODE_TASKER_TOO_LARGE),
-				 errmsg("the context of a task is too large"),
-				 errdetail("It has %zu bytes, the limit is %d kB.", (Size) VARSIZE(document), tasker_max_context_size),
-				 errhint("Keep large data in a table and its key in the context, or raise tasker.max_context_size.")));
+	check_task_document(document, "the context of a task is");
+}
+
+/* What is kept with the tasks besides: tags, initiator, source_system, reason. */
+static void
+check_remarks(Request *request)
+{
+	static const char *const what[] = {NULL, NULL, "the initiator of a task",
+	"the source system of a task", "the reason of a task"};
+
+	if (!request->common_null[1])
+		check_task_document(DatumGetJsonbP(request->common[1]), "the tags of a task are");
+	for (int i = 2; i < lengthof(what); i++)
+		if (!request->common_null[i])
+			check_remark(DatumGetTextPP(request->common[i]), what[i], TASKER_MAX_REMARK);
 }
 
 static void
@@ -302,6 +314,7 @@ check_request(Request *request)
 				 errhint("0 is the usual priority; a higher one goes first.")));
 	if (!request->common_null[COMMON - 1])
 		check_traceparent(TextDatumGetCString(request->common[COMMON - 1]));
+	check_remarks(request);
 	for (int i = 0; i < request->n; i++)
 		check_context(request->contexts.values[i]);
 	for (int i = 0; i < request->keys.length; i++)
@@ -311,25 +324,33 @@ check_request(Request *request)
 
 /*
  * Take the keys. ids[i] becomes the task that a key stood for already, and
- * existing[i] true.
+ * existing[i] true. A key that is neither free nor taken was just given up.
  */
 static void
 resolve_keys(Request *request, int owner, int64 *ids, bool *existing)
 {
 	DatumList	list;
 	Datum		values[3];
+	int			wanted = 0;
+	uint64		taken = 0;
 	uint64		n;
 
 	if (request->keys.length == 0)
 		return;
 	datum_list_init(&list, INT8OID);
 	for (int i = 0; i < request->n; i++)
+	{
 		datum_list_add(&list, Int64GetDatum(ids[i]));
+		wanted += request->keys.nulls[i] ? 0 : 1;
+	}
 	values[0] = Int32GetDatum(owner);
 	values[1] = datum_list_array(&request->keys);
 	values[2] = datum_list_array(&list);
-	tasker_run(&take_keys, values, NULL);
-	n = tasker_run(&taken_keys, values, NULL);
+	do
+	{
+		taken += tasker_run(&take_keys, values, NULL);
+		n = tasker_run(&taken_keys, values, NULL);
+	} while (taken + n < wanted);
 	for (uint64 row = 0; row < n; row++)
 	{
 		int			i = (int) DatumGetInt64(tasker_value_notnull(row, 1)) - 1;
@@ -419,7 +440,10 @@ insert_all(Request *request, const Template *template, int owner, DatumList *ids
 		uint64		n = tasker_run(&hint_roots, values, NULL);
 
 		for (uint64 row = 0; row < n; row++)
-			wake_lane_at_commit(DatumGetInt32(tasker_value_notnull(row, 1)));
+			wake_lane_at_commit(DatumGetInt32(tasker_value_notnull(row, 1)),
+								lane_key(DatumGetInt32(tasker_value_notnull(row, 2)),
+										 DatumGetInt64(tasker_value_notnull(row, 3)),
+										 DatumGetInt32(tasker_value_notnull(row, 4))));
 	}
 }
 
@@ -438,8 +462,9 @@ create(Request *request)
 
 	tasker_enter(&section);
 	check_request(request);
-	template = look_up_template(request);
+	guard_arm_if_new();
 	owner = owner_id_for(tasker_caller());
+	template = look_up_template(request);
 	sequence = task_id_sequence();
 	for (int i = 0; i < request->n; i++)
 		ids[i] = next_task_id(sequence);
@@ -453,6 +478,7 @@ create(Request *request)
 			datum_list_add(&new_ids, Int64GetDatum(ids[i]));
 			datum_list_add(&new_contexts, request->contexts.values[i]);
 		}
+	check_open_tasks(owner, new_ids.length);
 	if (new_ids.length > 0)
 		insert_all(request, &template, owner, &new_ids, &new_contexts);
 	check_existing(request, &template, ids, existing);

@@ -21,7 +21,6 @@
 
 #include "storage/lock.h"
 
-#define TASKER_MAX_NAME		255 /* bytes, of any name that a user gives */
 
 /* ------------------------------------------------------------ JSON */
 
@@ -64,7 +63,8 @@ extern char *json_string(const JsonPlace *place, const JsonbValue *value);
 extern char *json_name(const JsonPlace *place, const JsonbValue *value, const char *what);
 extern bool json_bool(const JsonPlace *place, const JsonbValue *value);
 extern double json_number(const JsonPlace *place, const JsonbValue *value, double min, double max);
-extern int	json_int(const JsonPlace *place, const JsonbValue *value, int min, int max);
+extern int	json_int(const JsonPlace *place, const JsonbValue *value, int min, int max,
+					 const char *setting);
 extern Interval json_interval(const JsonPlace *place, const JsonbValue *value, bool zero);
 
 /* ------------------------------------------------------------ definitions */
@@ -101,6 +101,7 @@ typedef struct StepDefinition
 	HandlerKind kind;
 	const char *handler;		/* a function's is replaced by its qualified
 								 * name */
+	Oid			function_owner;
 	StepPolicy	policy;
 	int			ndepends;
 	JsonbValue *depends;		/* as written */
@@ -134,6 +135,7 @@ extern void clear_default_version(int namespace_id, Datum name);
  * "where" begins the DETAIL, a sentence such as "Step \"a\" names it."
  */
 extern Oid	tasker_handler_function(const char *qualified_name, Oid role, const char *where);
+extern Oid	tasker_function_owner(Oid function);
 
 /*
  * Held to the end of the transaction: AccessShareLock by whoever makes a task

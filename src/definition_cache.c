@@ -24,12 +24,15 @@ static TaskerQuery load_task = {
 };
 
 static TaskerQuery load_steps = {
-	.sql = "SELECT step_no, name, handler_kind, handler, retryable, max_attempts, parents, timeout, "
-	"backoff, backoff_base, backoff_factor, backoff_cap, backoff_jitter, backoff_delays, lease "
-	"FROM tasker.named_steps WHERE named_task_id = $1",
+	.sql = "SELECT s.step_no, s.name, s.handler_kind, s.handler, s.retryable, s.max_attempts, s.parents, s.timeout, "
+	"s.backoff, s.backoff_base, s.backoff_factor, s.backoff_cap, s.backoff_jitter, s.backoff_delays, s.lease, "
+	"o.role_oid, o.role_name "
+	"FROM tasker.named_steps s LEFT JOIN tasker.owners o ON o.owner_id = s.handler_owner "
+	"WHERE s.named_task_id = $1",
 	.args = {INT4OID},
 	.columns = {INT4OID, TEXTOID, TEXTOID, TEXTOID, BOOLOID, INT4OID, INT4OID, INTERVALOID,
-	TEXTOID, INTERVALOID, FLOAT8OID, INTERVALOID, FLOAT8OID, INTERVALARRAYOID, INTERVALOID},
+		TEXTOID, INTERVALOID, FLOAT8OID, INTERVALOID, FLOAT8OID, INTERVALARRAYOID, INTERVALOID,
+	OIDOID, NAMEOID},
 };
 
 static HTAB *cache = NULL;
@@ -147,7 +150,9 @@ static void
 read_step(uint64 row, StepDef *step)
 {
 	bool		isnull;
+	bool		no_owner;
 	Datum		timeout = tasker_value(row, 8, &isnull);
+	Datum		owner = tasker_value(row, 16, &no_owner);
 
 	step->name = column_text(row, 2);
 	step->handler = find_handler(handler_kind(column_text(row, 3)), column_text(row, 4));
@@ -159,6 +164,11 @@ read_step(uint64 row, StepDef *step)
 									 (double) INT_MAX);
 	step->lease = column_seconds(row, 15);
 	read_backoff(row, &step->backoff);
+	if (!no_owner)
+	{
+		step->owner = DatumGetObjectId(owner);
+		step->owner_name = pstrdup(NameStr(*DatumGetName(tasker_value_notnull(row, 17))));
+	}
 }
 
 /* The definition of that id. Inside a section. */

@@ -20,6 +20,7 @@ typedef struct Handler
 								 * up */
 	Oid			checked_for;	/* the role that may execute it */
 	FmgrInfo	function;
+	Oid			owner;			/* of the function */
 	bool		returns_void;
 	SPIPlanPtr	plan;
 
@@ -31,6 +32,8 @@ typedef struct StepDef
 {
 	const char *name;
 	Handler    *handler;
+	Oid			owner;			/* of the function, when the step was defined */
+	const char *owner_name;		/* NULL: was not recorded */
 	bool		retryable;
 	int			max_attempts;
 	int			parents;

@@ -72,7 +72,8 @@ check_function(const JsonPlace *place, StepDefinition *step)
 	step->handler = qualified_name(place, step->handler);
 	initStringInfo(&where);
 	appendStringInfo(&where, "It is named at %s.", place_text(place));
-	(void) tasker_handler_function(step->handler, tasker_caller(), where.data);
+	step->function_owner =
+		tasker_function_owner(tasker_handler_function(step->handler, tasker_caller(), where.data));
 }
 
 /* ------------------------------------------------------------ SQL */

@@ -220,6 +220,17 @@ compare_steps(Datum a, Datum b, void *arg)
 	return DatumGetInt32(a) < DatumGetInt32(b) ? 1 : DatumGetInt32(a) > DatumGetInt32(b) ? -1 : 0;
 }
 
+static void
+refuse_depth(const StepDefinition *step, int depth)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_TASKER_TOO_DEEP),
+			 errmsg("a definition is too deep"),
+			 errdetail("Step \"%s\" comes after %d others, one after the other, and tasker.max_depth is %d.",
+					   clipped_name(step->name), depth - 1, tasker_max_depth),
+			 errhint("Let more steps run side by side, split the workflow, or have a superuser raise tasker.max_depth.")));
+}
+
 /*
  * Number the steps: Kahn's algorithm; of the steps whose parents all have a
  * number, the first one in the document is next. Children are kept as lists
@@ -235,12 +246,16 @@ number_steps(Definition *definition)
 	int		   *next_child = palloc_extended(Max(nedges, 1) * sizeof(int), MCXT_ALLOC_HUGE);
 	int		   *child = palloc_extended(Max(nedges, 1) * sizeof(int), MCXT_ALLOC_HUGE);
 	int		   *missing = palloc(nsteps * sizeof(int));
+	int		   *depth = palloc(nsteps * sizeof(int));
 	binaryheap *available = binaryheap_allocate(nsteps, compare_steps, NULL);
 	int			edge = 0;
 	int			n = 0;
 
 	for (int i = 0; i < nsteps; i++)
+	{
 		first_child[i] = -1;
+		depth[i] = 1;
+	}
 	for (int i = 0; i < nsteps; i++)
 	{
 		missing[i] = steps[i].ndepends;
@@ -262,9 +277,14 @@ number_steps(Definition *definition)
 		CHECK_FOR_INTERRUPTS();
 		definition->order[n++] = step;
 		steps[step].step_no = n;
+		if (depth[step] > tasker_max_depth)
+			refuse_depth(&steps[step], depth[step]);
 		for (int e = first_child[step]; e >= 0; e = next_child[e])
+		{
+			depth[child[e]] = Max(depth[child[e]], depth[step] + 1);
 			if (--missing[child[e]] == 0)
 				binaryheap_add(available, Int32GetDatum(child[e]));
+		}
 	}
 	if (n < nsteps)
 		refuse_cycle(definition);

@@ -13,7 +13,6 @@
 
 #include "miscadmin.h"
 
-#define MAX_ATTEMPTS	100
 #define MAX_PRIORITY	1000000
 
 enum
@@ -147,13 +146,13 @@ read_delays(const JsonPlace *place, const JsonbValue *value, StepPolicy *policy)
 	int			n;
 	JsonbValue *elements = json_array(place, value, "[\"1 s\", \"1 min\"]", &n);
 
-	if (n == 0 || n > MAX_ATTEMPTS)
+	if (n == 0 || n > tasker_max_attempts)
 		ereport(ERROR,
 				(errcode(ERRCODE_TASKER_BAD_RETRY),
 				 n == 0 ? errmsg("\"delays\" is empty") : errmsg("\"delays\" is too long"),
 				 errdetail("At %s there are %d delays.", place_text(place), n),
-				 errhint("Give 1 to %d delays; the last one is used for all attempts after it.",
-						 MAX_ATTEMPTS)));
+				 errhint("Give 1 to %d delays (tasker.max_attempts); the last one is used for all attempts after it.",
+						 tasker_max_attempts)));
 	policy->ndelays = n;
 	policy->delays = palloc(n * sizeof(Interval));
 	for (int i = 0; i < n; i++)
@@ -232,7 +231,7 @@ read_retry(const JsonPlace *place, const JsonbValue *value, StepPolicy *policy)
 	check_retry_keys(place, fields, policy->backoff);
 	if (given(&fields[RETRY_MAX_ATTEMPTS]))
 		policy->max_attempts = json_int(&here[RETRY_MAX_ATTEMPTS], &fields[RETRY_MAX_ATTEMPTS],
-										1, MAX_ATTEMPTS);
+										1, tasker_max_attempts, "tasker.max_attempts");
 	if (given(&fields[RETRY_BASE]))
 		policy->base = json_interval(&here[RETRY_BASE], &fields[RETRY_BASE],
 									 policy->backoff == BACKOFF_FIXED);
@@ -274,7 +273,7 @@ read_policy(const JsonPlace *place, const JsonbValue *fields, StepPolicy *policy
 		policy->lease = json_interval(&here[POLICY_LEASE], &fields[POLICY_LEASE], false);
 	if (given(&fields[POLICY_PRIORITY]))
 		policy->priority = json_int(&here[POLICY_PRIORITY], &fields[POLICY_PRIORITY],
-									-MAX_PRIORITY, MAX_PRIORITY);
+									-MAX_PRIORITY, MAX_PRIORITY, NULL);
 }
 
 /* ------------------------------------------------------------ steps */

@@ -51,22 +51,22 @@ static TaskerQuery add_queues = {
 static TaskerQuery add_steps = {
 	.sql = "INSERT INTO tasker.named_steps (named_task_id, step_no, name, description, handler_kind, "
 	"handler, queue_id, parents, retryable, max_attempts, backoff, backoff_base, backoff_factor, "
-	"backoff_cap, backoff_jitter, backoff_delays, timeout, lease, priority) "
+	"backoff_cap, backoff_jitter, backoff_delays, timeout, lease, priority, handler_owner) "
 	"SELECT $1, s.no::int, s.name, s.description, s.kind, s.handler, q.queue_id, s.parents, s.retryable, "
 	"s.max_attempts, s.backoff, s.base, s.factor, s.cap, s.jitter, "
-	"CASE WHEN s.last >= s.first THEN $17[s.first:s.last] END, s.timeout, s.lease, s.priority "
+	"CASE WHEN s.last >= s.first THEN $17[s.first:s.last] END, s.timeout, s.lease, s.priority, s.function_owner "
 	"FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4), "
 	"pg_catalog.unnest($5), pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8), "
 	"pg_catalog.unnest($9), pg_catalog.unnest($10), pg_catalog.unnest($11), pg_catalog.unnest($12), "
 	"pg_catalog.unnest($13), pg_catalog.unnest($14), pg_catalog.unnest($15), pg_catalog.unnest($16), "
-	"pg_catalog.unnest($18), pg_catalog.unnest($19)) WITH ORDINALITY "
+	"pg_catalog.unnest($18), pg_catalog.unnest($19), pg_catalog.unnest($20)) WITH ORDINALITY "
 	"AS s (name, description, kind, handler, parents, retryable, max_attempts, backoff, base, factor, "
-	"cap, jitter, first, last, timeout, lease, priority, no) "
+	"cap, jitter, first, last, timeout, lease, priority, function_owner, no) "
 	"LEFT JOIN tasker.queues q ON s.kind = 'queue' AND q.name = s.handler",
 	.args = {INT4OID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT4ARRAYOID,
 		BOOLARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INTERVALARRAYOID, FLOAT8ARRAYOID,
 		INTERVALARRAYOID, FLOAT8ARRAYOID, INT4ARRAYOID, INT4ARRAYOID, INTERVALARRAYOID,
-	INTERVALARRAYOID, INTERVALARRAYOID, INT4ARRAYOID},
+	INTERVALARRAYOID, INTERVALARRAYOID, INT4ARRAYOID, INT4ARRAYOID},
 };
 
 static TaskerQuery add_edges = {
@@ -146,7 +146,7 @@ enum
 {
 	P_ID, P_NAME, P_DESCRIPTION, P_KIND, P_HANDLER, P_PARENTS, P_RETRYABLE, P_MAX_ATTEMPTS,
 	P_BACKOFF, P_BASE, P_FACTOR, P_CAP, P_JITTER, P_FIRST, P_LAST, P_TIMEOUT, P_DELAYS,
-	P_LEASE, P_PRIORITY, PARAMETERS
+	P_LEASE, P_PRIORITY, P_FUNCTION_OWNER, PARAMETERS
 };
 
 static const Oid element_types[PARAMETERS] = {
@@ -155,6 +155,7 @@ static const Oid element_types[PARAMETERS] = {
 	[P_BACKOFF] = TEXTOID,[P_BASE] = INTERVALOID,[P_FACTOR] = FLOAT8OID,[P_CAP] = INTERVALOID,
 	[P_JITTER] = FLOAT8OID,[P_FIRST] = INT4OID,[P_LAST] = INT4OID,[P_TIMEOUT] = INTERVALOID,
 	[P_DELAYS] = INTERVALOID,[P_LEASE] = INTERVALOID,[P_PRIORITY] = INT4OID,
+	[P_FUNCTION_OWNER] = INT4OID,
 };
 
 static void
@@ -196,6 +197,10 @@ list_step(DatumList *lists, const StepDefinition *step)
 		datum_list_add_null(&lists[P_TIMEOUT]);
 	datum_list_add(&lists[P_LEASE], IntervalPGetDatum(&policy->lease));
 	datum_list_add(&lists[P_PRIORITY], Int32GetDatum(policy->priority));
+	if (step->kind == HANDLER_FUNCTION)
+		datum_list_add(&lists[P_FUNCTION_OWNER], Int32GetDatum(owner_id_for(step->function_owner)));
+	else
+		datum_list_add_null(&lists[P_FUNCTION_OWNER]);
 }
 
 static void

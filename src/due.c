@@ -11,7 +11,9 @@
 #include "engine.h"
 
 #include "catalog/pg_type.h"
+#include "guard.h"
 #include "miscadmin.h"
+#include "retention.h"
 
 static TaskerQuery take_step_timers = {
 	.sql = "DELETE FROM tasker.timers t USING ("
@@ -158,6 +160,7 @@ tasker_tick(PG_FUNCTION_ARGS)
 {
 	TimestampTz now = PG_ARGISNULL(0) ? tasker_now() : PG_GETARG_TIMESTAMPTZ(0);
 	int			limit = PG_ARGISNULL(1) ? 1000 : PG_GETARG_INT32(1);
+	int			done;
 
 	if (access_level(GetUserId()) < ACCESS_OPERATOR)
 		ereport(ERROR,
@@ -166,5 +169,8 @@ tasker_tick(PG_FUNCTION_ARGS)
 				 errdetail("Role \"%s\" does not have level operator.",
 						   GetUserNameFromId(GetUserId(), false)),
 				 errhint("The scheduler does it by itself; tasker.start() starts it.")));
-	PG_RETURN_INT32(tick(now, limit));
+	guard_require_armed();
+	done = tick(now, limit);
+	(void) expire_due(now);
+	PG_RETURN_INT32(done);
 }

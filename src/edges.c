@@ -17,6 +17,7 @@
 #include "graph.h"
 
 #include "catalog/pg_type.h"
+#include "changed_rows.h"
 #include "commands/trigger.h"
 #include "engine.h"
 #include "executor/tuptable.h"
@@ -105,6 +106,7 @@ check_called_as(FunctionCallInfo fcinfo)
 				 errmsg("this function is for tasker's own AFTER statement triggers"),
 				 errdetail("It needs the transition table."),
 				 errhint("Reinstall the extension if its trigger was changed.")));
+	check_trigger_table(fcinfo, "workflow_step_edges");
 }
 
 static Edges

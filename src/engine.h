@@ -113,6 +113,7 @@ typedef struct StepHints
 
 extern int	step_ref_compare(const void *a, const void *b);
 extern void step_refs_add(StepRefs *refs, int64 task_id, int step_id);
+extern void step_refs_add_counted(StepRefs *refs, int64 task_id, int step_id, int count);
 extern void step_refs_arrays(const StepRefs *refs, Datum *values);
 extern void merge_step_refs(StepRefs *refs);
 extern bool lower_counters(StepRefs *children);
@@ -153,6 +154,17 @@ typedef struct Backoff
 extern BackoffKind backoff_kind_from_text(Datum kind);
 extern double interval_seconds(const Interval *interval);
 extern double backoff_seconds(const Backoff *backoff, int attempts, double random);
+
+/* ------------------------------------------------------------ cut_off.c */
+
+/*
+ * The error of a step in the midst of which its process ended, and the lock
+ * under which such steps run one after the other: no two at a time.
+ */
+#define CUT_OFF_STATE	"TK430"
+#define CUT_OFF_LOCK	"1413567307, 430"
+
+extern void record_cut_offs(void);
 
 /* ------------------------------------------------------------ due.c */
 

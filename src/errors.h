@@ -30,6 +30,7 @@
 #define ERRCODE_TASKER_TOO_MANY_EDGES		MAKE_SQLSTATE('T', 'K', '1', '1', '8')
 #define ERRCODE_TASKER_DUPLICATE_DEPENDENCY MAKE_SQLSTATE('T', 'K', '1', '1', '9')
 #define ERRCODE_TASKER_BAD_RETRY			MAKE_SQLSTATE('T', 'K', '1', '2', '0')
+#define ERRCODE_TASKER_TOO_DEEP				MAKE_SQLSTATE('T', 'K', '1', '2', '1')
 
 /* TK2xx: a call is refused */
 #define ERRCODE_TASKER_UNKNOWN_TASK			MAKE_SQLSTATE('T', 'K', '2', '0', '0')
@@ -40,6 +41,7 @@
 #define ERRCODE_TASKER_TOO_LARGE			MAKE_SQLSTATE('T', 'K', '2', '0', '5')
 #define ERRCODE_TASKER_BAD_SUBMITTER		MAKE_SQLSTATE('T', 'K', '2', '0', '6')
 #define ERRCODE_TASKER_UNKNOWN_QUEUE		MAKE_SQLSTATE('T', 'K', '2', '0', '7')
+#define ERRCODE_TASKER_TOO_MANY_TASKS		MAKE_SQLSTATE('T', 'K', '2', '0', '8')
 
 /* TK3xx: a change is refused */
 #define ERRCODE_TASKER_ILLEGAL_TRANSITION	MAKE_SQLSTATE('T', 'K', '3', '0', '0')
@@ -56,6 +58,7 @@
 #define ERRCODE_TASKER_STEP_TIMEOUT			MAKE_SQLSTATE('T', 'K', '4', '0', '2')
 #define ERRCODE_TASKER_OWNER_UNUSABLE		MAKE_SQLSTATE('T', 'K', '4', '0', '3')
 #define ERRCODE_TASKER_HANDLER_GONE			MAKE_SQLSTATE('T', 'K', '4', '0', '4')
+#define ERRCODE_TASKER_INPUT_TOO_LARGE		MAKE_SQLSTATE('T', 'K', '4', '0', '6')
 #define ERRCODE_TASKER_DO_NOT_RETRY			MAKE_SQLSTATE('T', 'K', '4', '1', '0')
 #define ERRCODE_TASKER_RETRY_AFTER			MAKE_SQLSTATE('T', 'K', '4', '1', '1')
 
@@ -63,12 +66,16 @@
 #define ERRCODE_TASKER_STALE_LEASE			MAKE_SQLSTATE('T', 'K', '4', '2', '0')
 #define ERRCODE_TASKER_LEASE_EXPIRED		MAKE_SQLSTATE('T', 'K', '4', '2', '1')
 
+/* TK43x: the process that ran the step ended under it */
+#define ERRCODE_TASKER_CUT_OFF				MAKE_SQLSTATE('T', 'K', '4', '3', '0')
+
 /* TK5xx: the caller may not */
 #define ERRCODE_TASKER_ACCESS				MAKE_SQLSTATE('T', 'K', '5', '0', '0')
 
 /* TK6xx: the installation can not */
 #define ERRCODE_TASKER_NO_WORKER			MAKE_SQLSTATE('T', 'K', '6', '0', '0')
 #define ERRCODE_TASKER_DISABLED				MAKE_SQLSTATE('T', 'K', '6', '0', '1')
+#define ERRCODE_TASKER_DISARMED				MAKE_SQLSTATE('T', 'K', '6', '0', '2')
 #define ERRCODE_TASKER_INTERNAL				MAKE_SQLSTATE('T', 'K', '6', '9', '9')
 
 #endif							/* TASKER_ERRORS_H */

@@ -12,15 +12,20 @@
 
 #include "access/xact.h"
 #include "batch.h"
+#include "catalog/namespace.h"
+#include "commands/prepare.h"
 #include "definition_cache.h"
 #include "fault.h"
+#include "guard.h"
 #include "handler.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "recorder.h"
 #include "storage/ipc.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
 #include "utils/memutils.h"
+#include "utils/portal.h"
 #include "utils/snapmgr.h"
 
 /* How long it rests after an error that is not a step's. */
@@ -48,6 +53,8 @@ free_slot(int code, Datum arg)
 	Oid			database = my_slot->database;
 	bool		connected = my_slot->connected;
 
+	recorder_close(my_slot->stop);	/* it was in somebody's way: no step's
+									 * fault */
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	pg_atomic_write_u64(&my_slot->task_id, 0);
 	my_slot->state = EXECUTOR_FREE;
@@ -128,6 +135,15 @@ may_go_on(void)
 	return definition_cache_check() && role_unusable(my_slot->role, "") == NULL;
 }
 
+/* What handlers left in the session is not for those of the next batch. */
+static void
+forget_leftovers(void)
+{
+	PortalHashTableDeleteAll(); /* cursors WITH HOLD */
+	DropAllPreparedStatements();
+	ResetTempTableNamespace();
+}
+
 /* One batch, one transaction. Returns how many steps it took. */
 static int
 one_batch(BatchRunner *runner)
@@ -141,12 +157,14 @@ one_batch(BatchRunner *runner)
 		BatchResult result = {0};
 
 		process_begin_transaction();
+		forget_leftovers();
 		PopActiveSnapshot();
 		if (may_go_on())
 			result = run_batch(runner);
 		else
 			my_slot->stop = true;
 		process_commit();
+		recorder_clear();
 		LockReleaseAll(USER_LOCKMETHOD, true);	/* session's advisory locks */
 		fault_point("batch-committed");
 		batch_succeeded(runner, &result);
@@ -163,6 +181,7 @@ one_batch(BatchRunner *runner)
 		(void) handler_timed_out();
 		interrupted = was_interrupted();
 		process_abort();
+		recorder_clear();
 		LockReleaseAll(USER_LOCKMETHOD, true);
 		MemoryContextSwitchTo(context);
 		ereport(DEBUG1,
@@ -181,7 +200,7 @@ one_batch(BatchRunner *runner)
 static bool
 should_leave(void)
 {
-	return my_slot->stop || !tasker_enabled;
+	return my_slot->stop || !tasker_enabled || guard_was_revoked();
 }
 
 void
@@ -200,6 +219,7 @@ tasker_executor_main(Datum arg)
 
 	handler_limit(process_begin(my_slot->database, my_slot->role));
 	pgstat_report_appname("tasker executor");
+	recorder_open();
 	batch_runner_init(&runner, -my_slot->owner);
 	runner.taken = note_taken;
 	runner.running = note_running;

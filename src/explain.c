@@ -10,6 +10,7 @@
 #include "explain.h"
 
 #include "catalog/pg_type.h"
+#include "engine.h"
 
 #define MAX_AHEAD	10000		/* steps ahead that are counted */
 /* A queue that nobody asked for so long is not being served. */
@@ -121,6 +122,14 @@ add_time_obstacles(ExplainedStep *step)
 						 step->task_id);
 	if (obstacle != NULL)
 		appendStringInfo(step->out, " But %s.", obstacle);
+}
+
+/* It ran before, and its process ended in the midst of it. */
+static void
+add_cut_off(ExplainedStep *step)
+{
+	if (step->sqlstate != NULL && strcmp(step->sqlstate, CUT_OFF_STATE) == 0)
+		appendStringInfo(step->out, " The last time %s; if it happens again, that attempt fails.", step->error);
 }
 
 /* It is not over, but the task is. Returns whether it is so. */
@@ -322,8 +331,12 @@ explain_in_progress(ExplainedStep *step)
 	else if (step->lease_expires_at == 0)
 		appendStringInfoString(step->out, ".");
 	else if (step->lease_expires_at > tasker_now())
+	{
 		appendStringInfo(step->out, ". Unless its worker completes, fails or extends it, its lease runs out at %s.",
 						 explain_time(step->lease_expires_at));
+		if (is_disarmed(step) != NULL)
+			appendStringInfo(step->out, " But %s.", is_disarmed(step));
+	}
 	else if (obstacle == NULL)
 		appendStringInfo(step->out, ". Its lease ran out at %s: the scheduler takes it away in a moment.",
 						 explain_time(step->lease_expires_at));
@@ -402,6 +415,8 @@ explain_enqueued(ExplainedStep *step)
 		appendStringInfo(step->out, " is ready, but tasker.ready_queue has no row for it, which should not be: "
 						 "SELECT tasker.pause_task(" INT64_FORMAT "), then tasker.resume_task(" INT64_FORMAT "), "
 						 "makes one.", step->task_id, step->task_id);
+	else if (step->lane > 0 && claim_obstacle(step) != NULL)
+		appendStringInfo(step->out, " is ready, but %s.", claim_obstacle(step));
 	else if (step->lane > 0)
 		explain_queued(step);
 	else
@@ -409,6 +424,7 @@ explain_enqueued(ExplainedStep *step)
 		appendStringInfo(step->out, " is ready to run, but %s.",
 						 executor_obstacle(step));
 		add_ahead(step);
+		add_cut_off(step);
 	}
 }
 

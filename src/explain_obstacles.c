@@ -11,9 +11,21 @@
 #include "access/xlog.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
+#include "engine.h"
+#include "guard.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/syscache.h"
+
+/* Is a step at it that must run alone among its like? */
+static TaskerQuery cut_off_lock = {
+	.sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks l, (VALUES (" CUT_OFF_LOCK ")) AS k (class, object) "
+	"WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.classid = k.class::oid AND l.objid = k.object::oid "
+	"AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d "
+	"WHERE d.datname = pg_catalog.current_database()) AND l.granted)",
+	.columns = {BOOLOID},
+	.read_only = true,
+};
 
 typedef char *(*Obstacle) (ExplainedStep *step);
 
@@ -51,8 +63,19 @@ is_switched_off(ExplainedStep *step)
 {
 	if (tasker_enabled)
 		return NULL;
-	return psprintf("tasker.enabled is off on this server: ALTER SYSTEM SET tasker.enabled = on "
-					"and SELECT pg_reload_conf(), or %s", call_run(step));
+	return pstrdup("tasker.enabled is off on this server: ALTER SYSTEM SET tasker.enabled = on "
+				   "and SELECT pg_reload_conf()");
+}
+
+char *
+is_disarmed(ExplainedStep *step)
+{
+	GuardStatus status = guard_look();
+
+	if (status.state != GUARD_DISARMED)
+		return NULL;
+	return psprintf("this database is disarmed, because %s: if it is to run its tasks and the original is not, "
+					"SELECT tasker.adopt()", status.reason);
 }
 
 static char *
@@ -78,7 +101,16 @@ first_obstacle(ExplainedStep *step, const Obstacle *obstacles, int n)
 char *
 scheduler_obstacle(ExplainedStep *step)
 {
-	static const Obstacle obstacles[] = {is_standby, is_switched_off, has_no_scheduler};
+	static const Obstacle obstacles[] = {is_standby, is_disarmed, is_switched_off, has_no_scheduler};
+
+	return first_obstacle(step, obstacles, lengthof(obstacles));
+}
+
+/* Why no worker can claim anything, or NULL. */
+char *
+claim_obstacle(ExplainedStep *step)
+{
+	static const Obstacle obstacles[] = {is_standby, is_disarmed, is_switched_off};
 
 	return first_obstacle(step, obstacles, lengthof(obstacles));
 }
@@ -138,6 +170,17 @@ count_executors(const ExplainedStep *step, ExecutorState state)
 		n += step->slots[i].state == state && step->slots[i].database == MyDatabaseId &&
 			step->slots[i].owner == step->owner;
 	return n;
+}
+
+static char *
+waits_for_its_like(ExplainedStep *step)
+{
+	if (step->attempts == 0 || step->sqlstate == NULL || strcmp(step->sqlstate, CUT_OFF_STATE) != 0)
+		return NULL;
+	tasker_run(&cut_off_lock, NULL, NULL);
+	if (!DatumGetBool(tasker_value_notnull(0, 1)))
+		return NULL;
+	return pstrdup("steps in which a process ended are run one at a time, and another one is at it");
 }
 
 static char *
@@ -210,8 +253,8 @@ comes_soon(ExplainedStep *step)
 char *
 executor_obstacle(ExplainedStep *step)
 {
-	static const Obstacle obstacles[] = {is_standby, has_unusable_owner, is_switched_off, has_no_scheduler,
-	has_executor, has_busy_executors, has_full_server, has_no_worker, comes_soon};
+	static const Obstacle obstacles[] = {is_standby, is_disarmed, has_unusable_owner, is_switched_off, has_no_scheduler,
+	waits_for_its_like, has_executor, has_busy_executors, has_full_server, has_no_worker, comes_soon};
 
 	return first_obstacle(step, obstacles, lengthof(obstacles));
 }

@@ -11,14 +11,21 @@ int			tasker_batch_interval = 50;
 int			tasker_batch_size = 2000;
 bool		tasker_enabled = true;
 int			tasker_executor_idle_timeout = 60;
+int			tasker_max_attempts = 100;
+int			tasker_max_claim = 10000;
 int			tasker_max_context_size = 1024;
 int			tasker_max_definition_size = 16384;
+int			tasker_max_depth = 20000;
 int			tasker_max_edges = 200000;
 int			tasker_max_executors = 8;
 int			tasker_max_executors_per_role = 2;
+int			tasker_max_input_size = 65536;
+int			tasker_max_nesting = 1000;
+int			tasker_max_open_tasks = 0;
 int			tasker_max_result_size = 1024;
 int			tasker_max_steps = 20000;
 int			tasker_node_id = 0;
+int			tasker_retention = -1;
 
 void
 tasker_guc_init(void)
@@ -42,8 +49,8 @@ tasker_guc_init(void)
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 
 	DefineCustomBoolVariable("tasker.enabled",
-							 "Lets background workers run tasks.",
-							 "Off, nothing is run on this server by itself.",
+							 "Lets tasks run on this server.",
+							 "Off, nothing is run, and nothing is handed out to workers.",
 							 &tasker_enabled, true,
 							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 
@@ -52,6 +59,18 @@ tasker_guc_init(void)
 							NULL,
 							&tasker_executor_idle_timeout, 60, 0, 86400,
 							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("tasker.max_attempts",
+							"The largest number of attempts that a definition may give a step.",
+							NULL,
+							&tasker_max_attempts, 100, 3, 10000,
+							PGC_SUSET, 0, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("tasker.max_claim",
+							"The largest number of steps that one call claims or completes.",
+							NULL,
+							&tasker_max_claim, 10000, 1, 100000,
+							PGC_SUSET, 0, NULL, NULL, NULL);
 
 	DefineCustomIntVariable("tasker.max_context_size",
 							"The largest context of a task.",
@@ -64,6 +83,12 @@ tasker_guc_init(void)
 							NULL,
 							&tasker_max_definition_size, 16384, 1, 256 * 1024,
 							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("tasker.max_depth",
+							"The largest number of steps of a definition that come one after the other.",
+							NULL,
+							&tasker_max_depth, 20000, 1, 1000000,
+							PGC_SUSET, 0, NULL, NULL, NULL);
 
 	DefineCustomIntVariable("tasker.max_edges",
 							"The largest number of dependencies in a named task.",
@@ -83,6 +108,24 @@ tasker_guc_init(void)
 							&tasker_max_executors_per_role, 2, 1, 128,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 
+	DefineCustomIntVariable("tasker.max_input_size",
+							"The largest input of a step: its task's context and its parents' results.",
+							"More is an error of the step.",
+							&tasker_max_input_size, 65536, 1, 256 * 1024 - 1,
+							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("tasker.max_nesting",
+							"The deepest nesting of a document: a context, results, a checkpoint.",
+							NULL,
+							&tasker_max_nesting, 1000, 1, 10000,
+							PGC_SUSET, 0, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("tasker.max_open_tasks",
+							"About how many tasks that are not over a role may have; 0 for any number.",
+							"Counted when it seems to be reached, and then at most once a second. ALTER ROLE sets it for one role.",
+							&tasker_max_open_tasks, 0, 0, INT_MAX,
+							PGC_SUSET, 0, NULL, NULL, NULL);
+
 	DefineCustomIntVariable("tasker.max_result_size",
 							"The largest results of a step.",
 							"More is an error of the step.",
@@ -100,6 +143,12 @@ tasker_guc_init(void)
 							"Servers that are to form one system have different ones.",
 							&tasker_node_id, 0, 0, 32767,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("tasker.retention",
+							"How long a task is kept after it ended, with its history.",
+							"-1 keeps tasks for ever.",
+							&tasker_retention, -1, -1, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 
 	MarkGUCPrefixReserved("tasker");
 }

@@ -9,8 +9,13 @@
 
 extern void handler_init(void);
 extern Jsonb *call_handler(StepDef *step, Jsonb *input, MemoryContext result_context);
+extern bool handler_is_guest(void);
+extern void handler_confine(void);
+extern void handler_release(void);
 extern int	handler_timeout(const StepDef *step);
 extern void handler_limit(int ms);
+extern void begin_timeout(int ms);
+extern void end_timeout(int ms);
 extern bool handler_timed_out(void);
 
 #endif							/* TASKER_HANDLER_H */

@@ -162,3 +162,18 @@ tasker_handler_function(const char *qualified_name, Oid role, const char *where)
 	return find_function(handler_schema(schema, qualified_name, role, where),
 						 strVal(lsecond(names)), role, qualified_name, where);
 }
+
+/* Whose code the function is. */
+Oid
+tasker_function_owner(Oid function)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Oid			owner = InvalidOid;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		owner = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
+		ReleaseSysCache(tuple);
+	}
+	return owner;
+}

@@ -7,43 +7,47 @@
  */
 #include "engine.h"
 
-#include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "history_ring.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
 
-/* What an operator's call wants in the history; put there by its updates. */
+/*
+ * What an operator's call wants in the history; put there by its updates. It
+ * ends with the call's section: one that an error ended says nothing about
+ * what its transaction does later.
+ */
 static Jsonb *note = NULL;
-static TransactionId note_xid = InvalidTransactionId;
+static uint64 note_section = 0;
 
 static TaskerQuery record_steps = {
 	.sql = "INSERT INTO tasker.workflow_step_transitions "
 	"(slot, executor, task_id, created_at, started_at, step_id, attempt, from_state, to_state, metadata) "
-	"SELECT 0, $1, task_id, $2, started_at, step_id, attempt, from_state, to_state, metadata "
+	"SELECT $10, $1, task_id, $2, started_at, step_id, attempt, from_state, to_state, metadata "
 	"FROM ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5), "
 	"pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8), pg_catalog.unnest($9)) "
 	"AS c (task_id, started_at, step_id, attempt, from_state, to_state, metadata)",
 	.args = {INT4OID, TIMESTAMPTZOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, INT4ARRAYOID,
-	INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBARRAYOID},
+	INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBARRAYOID, INT4OID},
 };
 
 static TaskerQuery record_tasks = {
 	.sql = "INSERT INTO tasker.task_transitions "
 	"(slot, executor, task_id, created_at, from_state, to_state, metadata) "
-	"SELECT 0, $1, task_id, $2, from_state, to_state, $6 "
+	"SELECT $7, $1, task_id, $2, from_state, to_state, $6 "
 	"FROM ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5)) "
 	"AS c (task_id, from_state, to_state)",
-	.args = {INT4OID, TIMESTAMPTZOID, INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBOID},
+	.args = {INT4OID, TIMESTAMPTZOID, INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBOID, INT4OID},
 };
 
 /*
- * Give the history rows written from here to the end of the transaction a
- * metadata of an operator's. NULL takes it back.
+ * Give the history rows written from here to the end of the section a metadata
+ * of an operator's. NULL takes it back.
  */
 void
 history_set_note(Jsonb *new_note)
 {
-	if (note != NULL && TransactionIdEquals(note_xid, GetTopTransactionIdIfAny()))
+	if (history_note() != NULL)
 		pfree(note);
 	note = NULL;
 	if (new_note != NULL)
@@ -52,15 +56,15 @@ history_set_note(Jsonb *new_note)
 
 		note = MemoryContextAlloc(TopTransactionContext, size);
 		memcpy(note, new_note, size);
-		note_xid = GetTopTransactionId();
+		note_section = tasker_section_number();
 	}
 }
 
-/* The note of this transaction; one that an aborted transaction left is void. */
+/* The note of this section. */
 Jsonb *
 history_note(void)
 {
-	if (note != NULL && !TransactionIdEquals(note_xid, GetTopTransactionIdIfAny()))
+	if (!tasker_inside() || note_section != tasker_section_number())
 		note = NULL;
 	return note;
 }
@@ -82,7 +86,7 @@ step_history_init(StepHistory *history)
 void
 record_step_history(StepHistory *history)
 {
-	Datum		values[9];
+	Datum		values[10];
 
 	if (history->task.length == 0)
 		return;
@@ -95,6 +99,7 @@ record_step_history(StepHistory *history)
 	values[6] = datum_list_array(&history->from);
 	values[7] = datum_list_array(&history->to);
 	values[8] = datum_list_array(&history->metadata);
+	values[9] = Int32GetDatum(history_slot(HISTORY_OF_STEPS));
 	tasker_run(&record_steps, values, NULL);
 }
 
@@ -102,7 +107,7 @@ record_step_history(StepHistory *history)
 void
 record_task_history(DatumList *tasks, DatumList *from, DatumList *to)
 {
-	Datum		values[6];
+	Datum		values[7];
 
 	values[0] = Int32GetDatum(MyProcPid);
 	values[1] = TimestampTzGetDatum(tasker_now());
@@ -110,5 +115,6 @@ record_task_history(DatumList *tasks, DatumList *from, DatumList *to)
 	values[3] = datum_list_array(from);
 	values[4] = datum_list_array(to);
 	values[5] = JsonbPGetDatum(history_note());
-	tasker_run(&record_tasks, values, history_note() == NULL ? "     n" : NULL);
+	values[6] = Int32GetDatum(history_slot(HISTORY_OF_TASKS));
+	tasker_run(&record_tasks, values, history_note() == NULL ? "     n " : NULL);
 }

@@ -6,9 +6,13 @@
 #include "input.h"
 
 #include "catalog/pg_type.h"
+#include "mb/pg_wchar.h"
 #include "utils/datetime.h"
 #include "utils/json.h"
 #include "utils/numeric.h"
+
+/* Bytes of each of an error's texts that are kept. */
+#define MAX_ERROR_TEXT	65536
 
 static void
 push_string(JsonbParseState **state, JsonbIteratorToken token, const char *string)
@@ -141,6 +145,17 @@ step_traceparent(const TaskInput *task)
 	return psprintf("00-%s-%016llx-01", trace_id, (unsigned long long) task->task_id);
 }
 
+/* Of an error that a handler made of a whole document, the beginning will do. */
+static void
+push_clipped(JsonbParseState **state, const char *key, const char *value)
+{
+	int			length = value == NULL ? 0 : strlen(value);
+
+	if (length > MAX_ERROR_TEXT)
+		value = psprintf("%.*s...", pg_mbcliplen(value, length, MAX_ERROR_TEXT), value);
+	push_text(state, key, value);
+}
+
 /* What is kept of the error of a failed attempt. */
 Jsonb *
 error_document(ErrorData *error, int attempt, TimestampTz at)
@@ -152,9 +167,9 @@ error_document(ErrorData *error, int attempt, TimestampTz at)
 	push_text(&state, "at", JsonEncodeDateTime(at_text, TimestampTzGetDatum(at), TIMESTAMPTZOID, NULL));
 	push_int(&state, "attempt", attempt);
 	push_text(&state, "sqlstate", unpack_sql_state(error->sqlerrcode));
-	push_text(&state, "message", error->message ? error->message : "");
-	push_text(&state, "detail", error->detail);
-	push_text(&state, "hint", error->hint);
-	push_text(&state, "context", error->context);
+	push_clipped(&state, "message", error->message ? error->message : "");
+	push_clipped(&state, "detail", error->detail);
+	push_clipped(&state, "hint", error->hint);
+	push_clipped(&state, "context", error->context);
 	return finish(&state);
 }

@@ -50,12 +50,13 @@ static TaskerQuery leased_steps = {
 	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, INT4OID, TIMESTAMPTZOID, TEXTOID, UUIDOID},
 };
 
-/* Those of them that can be locked now. */
+/* Those of them that can be locked now, with the task: its row is to change if the step failed for good. */
 static TaskerQuery lock_steps = {
 	.sql = "SELECT s.task_id, s.step_id "
 	"FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS c (task_id, step_id) "
 	"JOIN tasker.workflow_steps s ON s.task_id = c.task_id AND s.step_id = c.step_id "
-	"WHERE s.state = 'in_progress' AND s.lease_expires_at <= $3 FOR NO KEY UPDATE OF s SKIP LOCKED",
+	"JOIN tasker.tasks t ON t.task_id = s.task_id "
+	"WHERE s.state = 'in_progress' AND s.lease_expires_at <= $3 FOR NO KEY UPDATE OF s, t SKIP LOCKED",
 	.args = {INT8ARRAYOID, INT4ARRAYOID, TIMESTAMPTZOID},
 	.columns = {INT8OID, INT4OID},
 };

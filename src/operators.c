@@ -108,7 +108,10 @@ begin_call(TaskerSection *section, FunctionCallInfo fcinfo, int ids, int reason_
 	push_text(&state, "action", action);
 	push_text(&state, "by", GetUserNameFromId(tasker_caller(), false));
 	if (!PG_ARGISNULL(reason_arg))
+	{
+		check_remark(PG_GETARG_TEXT_PP(reason_arg), "the reason", TASKER_MAX_REMARK);
 		push_text(&state, "reason", text_to_cstring(PG_GETARG_TEXT_PP(reason_arg)));
+	}
 	history_set_note(JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL)));
 }
 

@@ -9,9 +9,12 @@
  */
 #include "tasker.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
+#include "guard.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/syscache.h"
@@ -41,8 +44,13 @@ static TaskerQuery add_owner = {
 	.args = {OIDOID, NAMEOID},
 };
 
+static TaskerQuery same_name = {
+	.sql = "SELECT FROM tasker.owners WHERE role_name = $1 LIMIT 1",
+	.args = {NAMEOID},
+};
+
 static TaskerQuery owner_role = {
-	.sql = "SELECT role_oid, role_name FROM tasker.owners WHERE owner_id = $1",
+	.sql = "SELECT COALESCE(role_oid, 0::oid), role_name FROM tasker.owners WHERE owner_id = $1",
 	.args = {INT4OID},
 	.columns = {OIDOID, NAMEOID},
 	.read_only = true,
@@ -61,6 +69,18 @@ static TaskerQuery all_grants = {
 	.read_only = true,
 };
 
+/*
+ * In a dump's copy the owner of the role's name is probably the role itself,
+ * under the oid that it had at home. Until adopt() says so, a second owner
+ * would not know the first one's idempotency keys.
+ */
+static void
+check_mapped(Datum role_name)
+{
+	if (!guard_is_armed() && tasker_run(&same_name, &role_name, NULL) > 0)
+		guard_require_armed();
+}
+
 /* The owner_id that stands for a role, made on first use. Inside a section. */
 int
 owner_id_for(Oid role)
@@ -73,6 +93,7 @@ owner_id_for(Oid role)
 	{
 		if (tasker_run(&find_owner, values, NULL) == 1)
 			return DatumGetInt32(tasker_value_notnull(0, 1));
+		check_mapped(values[1]);
 		tasker_run(&add_owner, values, NULL);
 	}
 }
@@ -86,22 +107,54 @@ role_is(Oid role, Name name)
 	return current != NULL && strcmp(current, NameStr(*name)) == 0;
 }
 
+/* The privileges on schema tasker. */
+static Acl *
+schema_acl(void)
+{
+	HeapTuple	tuple = SearchSysCache1(NAMESPACEOID,
+										ObjectIdGetDatum(get_namespace_oid("tasker", false)));
+	bool		isnull;
+	Datum		acl = SysCacheGetAttr(NAMESPACEOID, tuple, Anum_pg_namespace_nspacl, &isnull);
+	Acl		   *result = isnull ? NULL : DatumGetAclPCopy(acl);
+
+	ReleaseSysCache(tuple);
+	return result;
+}
+
+/*
+ * Does the role have the schema's USAGE itself, as grant_access gave it? That
+ * goes with the role; its name, by which access_grants knows it, may have
+ * become another role's.
+ */
+static bool
+has_usage_itself(Acl *acl, Oid role)
+{
+	AclItem    *items = acl == NULL ? NULL : ACL_DAT(acl);
+
+	for (int i = 0; items != NULL && i < ACL_NUM(acl); i++)
+		if (items[i].ai_grantee == role && (ACLITEM_GET_PRIVS(items[i]) & ACL_USAGE) != 0)
+			return true;
+	return false;
+}
+
 /* The levels that the role has, by itself or as a member, as a set of bits. */
 static int
 access_levels(Oid role)
 {
 	TaskerSection section;
+	Acl		   *acl;
 	int			set = 0;
 	uint64		n;
 
 	tasker_enter(&section);
+	acl = schema_acl();
 	n = tasker_run(&all_grants, NULL, NULL);
 	for (uint64 row = 0; row < n; row++)
 	{
 		Oid			granted = get_role_oid(NameStr(*DatumGetName(tasker_value_notnull(row, 1))), true);
 		char	   *name = TextDatumGetCString(tasker_value_notnull(row, 2));
 
-		if (!OidIsValid(granted) || !has_privs_of_role(role, granted))
+		if (!OidIsValid(granted) || !has_privs_of_role(role, granted) || !has_usage_itself(acl, granted))
 			continue;
 		for (int i = 0; i < lengthof(levels); i++)
 			if (strcmp(levels[i].name, name) == 0)
@@ -134,24 +187,29 @@ may_work_for_all(Oid role)
 		(access_levels(role) & (1 << ACCESS_WORKER | 1 << ACCESS_OPERATOR | 1 << ACCESS_ADMIN)) != 0;
 }
 
+/* The role that the owner stands for, if it is there still. */
+static Oid
+role_of_owner(int owner)
+{
+	TaskerSection section;
+	Datum		values[1] = {Int32GetDatum(owner)};
+	Oid			role = InvalidOid;
+
+	tasker_enter(&section);
+	if (tasker_run(&owner_role, values, NULL) == 1 &&
+		role_is(DatumGetObjectId(tasker_value_notnull(0, 1)), DatumGetName(tasker_value_notnull(0, 2))))
+		role = DatumGetObjectId(tasker_value_notnull(0, 1));
+	tasker_leave(&section);
+	return role;
+}
+
 /* May the caller act for the owner? */
 static bool
 acts_for(Oid caller, int owner)
 {
-	TaskerSection section;
-	Datum		values[1] = {Int32GetDatum(owner)};
-	bool		result = false;
+	Oid			role = role_of_owner(owner);
 
-	tasker_enter(&section);
-	if (tasker_run(&owner_role, values, NULL) == 1)
-	{
-		Oid			role = DatumGetObjectId(tasker_value_notnull(0, 1));
-
-		result = role_is(role, DatumGetName(tasker_value_notnull(0, 2))) &&
-			has_privs_of_role(caller, role);
-	}
-	tasker_leave(&section);
-	return result;
+	return OidIsValid(role) && has_privs_of_role(caller, role);
 }
 
 /*
@@ -166,6 +224,8 @@ typedef struct Asked
 	bool		answer;
 	int64		task_id;
 	int			task_owner;
+	int			definer;
+	bool		definer_answer;
 } Asked;
 
 static Asked asked;
@@ -179,6 +239,7 @@ forget_other_statements(Oid caller)
 	asked.caller = caller;
 	asked.owner = 0;
 	asked.task_owner = 0;
+	asked.definer = 0;
 }
 
 /* May the caller see what belongs to the owner? */
@@ -254,9 +315,23 @@ check_may_operate(int64 task_id)
 				 errhint("Its owner, a role with level operator, or a superuser can do this.")));
 }
 
+/* Refuse the caller unless it may govern tasker as a whole. */
+void
+check_admin(const char *what)
+{
+	if (access_level(GetUserId()) < ACCESS_ADMIN)
+		ereport(ERROR,
+				(errcode(ERRCODE_TASKER_ACCESS),
+				 errmsg("permission denied to %s tasker", what),
+				 errdetail("Role \"%s\" does not have level admin.", GetUserNameFromId(GetUserId(), false)),
+				 errhint("A superuser can do it.")));
+}
+
 PG_FUNCTION_INFO_V1(tasker_may_see_owner);
 PG_FUNCTION_INFO_V1(tasker_may_serve_owner);
 PG_FUNCTION_INFO_V1(tasker_may_see_task);
+PG_FUNCTION_INFO_V1(tasker_may_see_definition);
+PG_FUNCTION_INFO_V1(tasker_may_see_queues);
 PG_FUNCTION_INFO_V1(tasker_access_level);
 
 /* may_see_owner(owner int): for the policy on tables with an owner */
@@ -289,6 +364,34 @@ tasker_may_see_task(PG_FUNCTION_ARGS)
 		asked.task_id = task_id;
 	}
 	PG_RETURN_BOOL(asked.task_owner != 0 && may_see_owner(caller, asked.task_owner));
+}
+
+/* may_see_definition(owner int): for the policy on definitions; an admin's are everybody's */
+Datum
+tasker_may_see_definition(PG_FUNCTION_ARGS)
+{
+	int			owner = PG_GETARG_INT32(0);
+	Oid			caller = GetUserId();
+	Oid			role;
+
+	if (may_see_owner(caller, owner))
+		PG_RETURN_BOOL(true);
+	if (asked.definer != owner)
+	{
+		role = role_of_owner(owner);
+		asked.definer_answer = OidIsValid(role) && access_level(role) >= ACCESS_ADMIN;
+		asked.definer = owner;
+	}
+	PG_RETURN_BOOL(asked.definer_answer);
+}
+
+/* may_see_queues(): for the policy on queues */
+Datum
+tasker_may_see_queues(PG_FUNCTION_ARGS)
+{
+	Oid			caller = GetUserId();
+
+	PG_RETURN_BOOL(may_work_for_all(caller) || access_level(caller) == ACCESS_VIEWER);
 }
 
 /* access_level(): the caller's level, or null */

@@ -32,6 +32,7 @@ static const TaskerSetting put_right[] = {
 	{"idle_in_transaction_session_timeout", "0"},
 	{"statement_timeout", "0"},
 	{"lock_timeout", "0"},
+	{"transaction_timeout", "0"},	/* 17 has it */
 };
 
 /*
@@ -53,6 +54,8 @@ process_begin(Oid database, Oid role)
 	StartTransactionCommand();
 	for (int i = 0; i < lengthof(put_right); i++)
 	{
+		if (GetConfigOption(put_right[i].name, true, false) == NULL)
+			continue;
 		/* session_replication_role is a superuser's; so is whoever set it */
 		if (strcmp(put_right[i].name, "session_replication_role") == 0)
 			SetConfigOption(put_right[i].name, put_right[i].value, PGC_SUSET, PGC_S_OVERRIDE);

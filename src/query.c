@@ -35,6 +35,9 @@ static int	section_level[MAX_SECTIONS];
 static Oid	section_caller[MAX_SECTIONS];
 static int	sections = 0;
 
+/* How many outermost sections this session has begun. */
+static uint64 section_number = 0;
+
 /* What a section pins. The planner's part makes joins follow the ids. */
 static const TaskerSetting pinned[] = {
 	{"search_path", "pg_catalog, pg_temp"},
@@ -87,6 +90,7 @@ tasker_enter(TaskerSection *section)
 	section->guc_level = 0;
 	if (sections == 0)
 	{
+		section_number++;
 		section->guc_level = NewGUCNestLevel();
 		for (int i = 0; i < lengthof(pinned); i++)
 			(void) set_config_option(pinned[i].name, pinned[i].value,
@@ -131,6 +135,13 @@ bool
 tasker_inside(void)
 {
 	return sections > 0;
+}
+
+/* Tells one outermost section, with all that is in it, from another. */
+uint64
+tasker_section_number(void)
+{
+	return section_number;
 }
 
 /* The role on whose behalf tasker is working. */

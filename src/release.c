@@ -67,7 +67,7 @@ step_ref_compare(const void *a, const void *b)
 }
 
 void
-step_refs_add(StepRefs *refs, int64 task_id, int step_id)
+step_refs_add_counted(StepRefs *refs, int64 task_id, int step_id, int count)
 {
 	if (refs->items == NULL)
 	{
@@ -81,8 +81,14 @@ step_refs_add(StepRefs *refs, int64 task_id, int step_id)
 	}
 	refs->items[refs->length++] = (StepRef)
 	{
-		task_id, step_id, 1
+		task_id, step_id, count
 	};
+}
+
+void
+step_refs_add(StepRefs *refs, int64 task_id, int step_id)
+{
+	step_refs_add_counted(refs, task_id, step_id, 1);
 }
 
 /* In the order of their locks, each step once, the counts added up. */

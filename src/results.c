@@ -26,6 +26,7 @@ check_results_size(Jsonb *results)
 				 errdetail("They have %zu bytes, the limit is %d kB.",
 						   (Size) VARSIZE(results), tasker_max_result_size),
 				 errhint("Keep large data in a table and its key in the results, or raise tasker.max_result_size.")));
+	check_nesting(results, "the results of a step are", ERRCODE_TASKER_RESULT_TOO_LARGE);
 }
 
 bool

@@ -10,9 +10,13 @@
 #include "batch.h"
 #include "definition_cache.h"
 #include "engine.h"
+#include "guard.h"
 #include "handler.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
+#include "retention.h"
+#include "recorder.h"
+#include "storage/ipc.h"
 #include "tcop/pquery.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -49,6 +53,7 @@ rollback_and_blame(BatchRunner *runner, ErrorData *error)
 {
 	FlushErrorState();
 	tasker_abandon();
+	recorder_clear();
 	(void) handler_timed_out();
 	/* SPI accounts for the portal's snapshot, not for those the error left */
 	while (ActiveSnapshotSet() &&
@@ -84,6 +89,7 @@ one_batch(BatchRunner *runner, MemoryContext context, int *steps)
 		BatchResult result = run_batch(runner);
 
 		commit();
+		recorder_clear();
 		batch_succeeded(runner, &result);
 		runner->mode = BATCH_PROTECTED; /* the session is the caller's: no
 										 * surprises */
@@ -102,6 +108,27 @@ one_batch(BatchRunner *runner, MemoryContext context, int *steps)
 	MemoryContextSwitchTo(context);
 	*steps = ended;
 	return worked;
+}
+
+static void
+leave(int code, Datum arg)
+{
+	recorder_close(false);
+}
+
+/* Have the session record what it runs, and see what others left unfinished. */
+static void
+begin_running(void)
+{
+	static bool at_exit = false;
+
+	if (!at_exit)
+		before_shmem_exit(leave, (Datum) 0);
+	at_exit = true;
+	recorder_open();
+	(void) definition_cache_check();
+	record_cut_offs();
+	commit();
 }
 
 /* Refuse a procedure's call where it may not commit; the message says that it does. */
@@ -130,6 +157,20 @@ check_call(FunctionCallInfo fcinfo)
 				 errmsg("permission denied to run steps"),
 				 errdetail("Role \"%s\" does not have level submitter.", GetUserNameFromId(GetUserId(), false)),
 				 errhint("A superuser can give it: SELECT tasker.grant_access('…', 'submitter').")));
+	guard_require_enabled();
+}
+
+/* What is found out about a copy is to stay, so it is committed first. */
+static void
+check_guard(void)
+{
+	GuardStatus status;
+
+	if (guard_is_armed())
+		return;
+	status = guard_check();
+	commit();
+	guard_refuse(&status);
 }
 
 PG_FUNCTION_INFO_V1(tasker_run_procedure);
@@ -146,6 +187,8 @@ tasker_run_procedure(PG_FUNCTION_ARGS)
 
 	check_call(fcinfo);
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	check_guard();
+	begin_running();
 	batch_runner_init(&runner, own_lane());
 	runner.mode = BATCH_PROTECTED;
 	while (steps > 0)
@@ -154,7 +197,11 @@ tasker_run_procedure(PG_FUNCTION_ARGS)
 		int			ended;
 
 		CHECK_FOR_INTERRUPTS();
+		check_guard();
 		worked = tick(tasker_now(), TIMERS_AT_ONCE) > 0;
+		commit();
+		if (expire_due(tasker_now()))
+			worked = true;
 		commit();
 		(void) definition_cache_check();
 		runner.claim = (int) Min(runner.claim, steps);

@@ -19,9 +19,11 @@
 #include "definition_cache.h"
 #include "engine.h"
 #include "fault.h"
+#include "guard.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "queues.h"
+#include "retention.h"
 #include "storage/ipc.h"
 #include "utils/acl.h"
 #include "utils/memutils.h"
@@ -44,7 +46,7 @@ static TaskerQuery lanes_with_work = {
 	"(SELECT lane FROM tasker.ready_queue WHERE lane < 0 ORDER BY lane LIMIT 1) "
 	"UNION ALL SELECT (SELECT q.lane FROM tasker.ready_queue q "
 	"WHERE q.lane > l.lane AND q.lane < 0 ORDER BY q.lane LIMIT 1) FROM l WHERE l.lane IS NOT NULL) "
-	"SELECT l.lane, o.role_oid, o.role_name FROM l LEFT JOIN tasker.owners o ON o.owner_id = -l.lane "
+	"SELECT l.lane, CASE WHEN o.owner_id IS NOT NULL THEN COALESCE(o.role_oid, 0::oid) END, o.role_name FROM l LEFT JOIN tasker.owners o ON o.owner_id = -l.lane "
 	"WHERE l.lane IS NOT NULL",
 	.columns = {INT4OID, OIDOID, NAMEOID},
 };
@@ -425,7 +427,7 @@ find_lanes(int *n)
 }
 
 /*
- * Returns false if some lane waits for a worker; counts the steps that were
+ * Returns false if some lane waits for a worker, or for a lock; counts the steps that were
  * refused, of which there may be more.
  */
 static bool
@@ -442,12 +444,24 @@ serve_lanes(int *refusals)
 		if (error == NULL)
 			served &= start_executor(&lanes[i]);
 		else
-			*refusals += refuse_steps(lanes[i].lane, 0, 0, error);
+		{
+			int			n = refuse_steps(lanes[i].lane, 0, 0, error);
+
+			*refusals += n;
+			served &= n > 0;	/* somebody has them locked */
+		}
 	}
 	return served;
 }
 
 /* ------------------------------------------------------------- the loop */
+
+static long
+ms_until(TimestampTz due)
+{
+	return due == DT_NOEND ? LONGEST_SLEEP_MS :
+		(long) Min((due - tasker_now()) / 1000 + 1, LONGEST_SLEEP_MS);
+}
 
 /* Do what is to be done now. Returns for how long to sleep. */
 static long
@@ -455,6 +469,7 @@ one_turn(bool *queues_changed)
 {
 	TaskerShared *shared = tasker_shared();
 	TimestampTz due;
+	TimestampTz retention_due;
 	long		sleep;
 	bool		served;
 	int			done;
@@ -466,6 +481,11 @@ one_turn(bool *queues_changed)
 		process_commit();
 		return -1;
 	}
+	if (guard_check().state != GUARD_ARMED)
+	{
+		process_commit();
+		return LONGEST_SLEEP_MS;
+	}
 	if (*queues_changed)
 		watch_queues();
 	*queues_changed = false;
@@ -476,6 +496,7 @@ one_turn(bool *queues_changed)
 
 	process_begin_transaction();
 	reap_executors();
+	record_cut_offs();
 	served = serve_lanes(&refusals);
 	due = next_due();
 	process_commit();
@@ -484,11 +505,12 @@ one_turn(bool *queues_changed)
 	scheduler_slot(MyDatabaseId)->next_due = due;
 	LWLockRelease(&shared->lock);
 
+	retention_due = retention_turn();
+
 	if (done >= TIMERS_AT_ONCE || refusals > 0)
 		return 0;
-	sleep = due == DT_NOEND ? LONGEST_SLEEP_MS :
-		(long) Min((due - tasker_now()) / 1000 + 1, LONGEST_SLEEP_MS);
-	sleep = Max(sleep, done > 0 ? 0 : SHORTEST_SLEEP_MS);
+	sleep = Max(ms_until(due), done > 0 ? 0 : SHORTEST_SLEEP_MS);
+	sleep = Min(sleep, Max(ms_until(retention_due), 0));
 	return served ? sleep : Min(sleep, 1000);
 }
 

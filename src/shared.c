@@ -10,9 +10,10 @@
 
 #include "access/xact.h"
 #include "miscadmin.h"
+#include "recorder.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
-#include "tasker.h"
+#include "utils/memutils.h"
 
 #include <signal.h>
 
@@ -26,12 +27,17 @@ static shmem_startup_hook_type previous_shmem_startup_hook = NULL;
 /* What this transaction has made; cleared at its end. */
 typedef struct Noted
 {
-	int			lanes[MAX_NOTED];
+	int			lanes[MAX_NOTED];	/* that have got rows ... */
+	LaneKey		first[MAX_NOTED];	/* ... the first of them */
 	int			nlanes;
 	bool		all_lanes;		/* more than could be noted */
-	int64		tasks[MAX_NOTED];
+	int			taken[MAX_NOTED];	/* lanes that rows were taken from */
+	int			ntaken;
+	bool		all_taken;		/* more than could be noted */
+	bool		put_back;		/* some of which are there again */
+	int64	   *tasks;			/* in TopMemoryContext: told after the commit */
 	int			ntasks;
-	bool		all_tasks;		/* more than could be noted */
+	int			tasks_space;
 	bool		scheduler;
 	bool		launcher;
 	bool		queues;			/* other queues are to be told of */
@@ -56,9 +62,12 @@ attach(void)
 			pg_atomic_init_u64(&shared->executors[i].task_id, 0);
 			pg_atomic_init_u32(&shared->executors[i].step_id, 0);
 		}
-		for (int i = 0; i < TASKER_MAX_QUEUES; i++)
-			pg_atomic_init_u64(&shared->queues[i].served_at, 0);
+		for (int i = 0; i < TASKER_MAX_LANES; i++)
+			pg_atomic_init_u64(&shared->lanes[i].served_at, 0);
+		for (int i = 0; i < TASKER_MAX_DATABASES; i++)
+			pg_atomic_init_u32(&shared->guards[i].word, 0);
 	}
+	recorder_attach(!found);
 	LWLockRelease(AddinShmemInitLock);
 	LWLockRegisterTranche(shared->lock.tranche, "tasker");
 }
@@ -108,16 +117,51 @@ ask_for_scheduler(Oid database)
 	return slot;
 }
 
+/* The lane has got rows, the first of which is the one given. */
 void
-wake_lane_at_commit(int lane)
+wake_lane_at_commit(int lane, LaneKey first)
 {
 	for (int i = 0; i < noted.nlanes; i++)
 		if (noted.lanes[i] == lane)
+		{
+			if (lane_key_compare(&first, &noted.first[i]) < 0)
+				noted.first[i] = first;
 			return;
+		}
 	if (noted.nlanes < MAX_NOTED)
+	{
+		noted.first[noted.nlanes] = first;
 		noted.lanes[noted.nlanes++] = lane;
+	}
 	else
 		noted.scheduler = noted.all_lanes = true;
+}
+
+/* Any lane may have got rows. */
+void
+wake_all_lanes_at_commit(void)
+{
+	noted.scheduler = noted.all_lanes = true;
+}
+
+/* Rows of the lane are taken; if the transaction is rolled back they are there again. */
+void
+note_lane_taken(int lane)
+{
+	for (int i = 0; i < noted.ntaken; i++)
+		if (noted.taken[i] == lane)
+			return;
+	if (noted.ntaken < MAX_NOTED)
+		noted.taken[noted.ntaken++] = lane;
+	else
+		noted.all_taken = true;
+}
+
+/* Some of what was taken is put back. */
+void
+note_put_back(void)
+{
+	noted.put_back = true;
 }
 
 void
@@ -127,16 +171,23 @@ wake_timer_at_commit(TimestampTz due)
 		noted.due = due;
 }
 
+/* However many there are, only theirs are interrupted. */
 void
 interrupt_task_at_commit(int64 task_id)
 {
-	for (int i = 0; i < noted.ntasks; i++)
-		if (noted.tasks[i] == task_id)
-			return;
-	if (noted.ntasks < MAX_NOTED)
-		noted.tasks[noted.ntasks++] = task_id;
-	else
-		noted.all_tasks = true;
+	if (noted.ntasks > 0 && noted.tasks[noted.ntasks - 1] == task_id)
+		return;
+	if (noted.tasks == NULL)
+	{
+		noted.tasks = MemoryContextAlloc(TopMemoryContext, MAX_NOTED * sizeof(int64));
+		noted.tasks_space = MAX_NOTED;
+	}
+	else if (noted.ntasks == noted.tasks_space)
+	{
+		noted.tasks = repalloc_huge(noted.tasks, 2 * noted.tasks_space * sizeof(int64));
+		noted.tasks_space *= 2;
+	}
+	noted.tasks[noted.ntasks++] = task_id;
 }
 
 void
@@ -179,10 +230,19 @@ idle_executor(int lane)
 	return NULL;
 }
 
+static int
+compare_tasks(const void *a, const void *b)
+{
+	int64		x = *(const int64 *) a;
+	int64		y = *(const int64 *) b;
+
+	return x < y ? -1 : x > y;
+}
+
 /*
- * Interrupt whoever runs a step of the tasks noted. Whether it was the right
- * one the executor finds out by looking at its step; a step interrupted by
- * mistake is repeated.
+ * Interrupt whoever runs a step of the tasks noted, which are in order. Whether
+ * it was the right step the executor finds out by looking at it; a step
+ * interrupted by mistake is repeated.
  */
 static void
 interrupt_executors(void)
@@ -191,14 +251,11 @@ interrupt_executors(void)
 	{
 		ExecutorSlot *slot = &shared->executors[i];
 		int64		task_id = (int64) pg_atomic_read_u64(&slot->task_id);
-		bool		hit = noted.all_tasks;
 
 		if (slot->state == EXECUTOR_FREE || slot->database != MyDatabaseId ||
 			slot->pid == MyProcPid || slot->pid == 0 || task_id == 0)
 			continue;
-		for (int j = 0; j < noted.ntasks && !hit; j++)
-			hit = noted.tasks[j] == task_id;
-		if (hit)
+		if (bsearch(&task_id, noted.tasks, noted.ntasks, sizeof(int64), compare_tasks) != NULL)
 		{
 			slot->interrupted = true;
 			kill(slot->pid, SIGINT);
@@ -272,159 +329,27 @@ wake_waiters(int lane)
 	}
 }
 
-/* ------------------------------------------------------------------- queues */
-
-/* The queue's slot, or NULL. The caller holds the lock. */
-static QueueSlot *
-queue_slot(int queue_id)
-{
-	for (int i = 0; i < TASKER_MAX_QUEUES; i++)
-		if (shared->queues[i].queue_id == queue_id && shared->queues[i].database == MyDatabaseId)
-			return &shared->queues[i];
-	return NULL;
-}
-
-/*
- * The same, made if there is none: of a free one, else of the one that nobody
- * has asked for longest. The caller holds the lock exclusively.
- */
-static QueueSlot *
-make_queue_slot(int queue_id)
-{
-	QueueSlot  *slot = queue_slot(queue_id);
-
-	if (slot != NULL)
-		return slot;
-	for (int i = 0; i < TASKER_MAX_QUEUES; i++)
-	{
-		QueueSlot  *candidate = &shared->queues[i];
-
-		if (!OidIsValid(candidate->database))
-		{
-			slot = candidate;
-			break;
-		}
-		if (!candidate->watched &&
-			(slot == NULL || pg_atomic_read_u64(&candidate->served_at) < pg_atomic_read_u64(&slot->served_at)))
-			slot = candidate;
-	}
-	if (slot == NULL)
-		return NULL;
-	slot->database = MyDatabaseId;
-	slot->queue_id = queue_id;
-	slot->watched = slot->pending = false;
-	pg_atomic_write_u64(&slot->served_at, 0);
-	return slot;
-}
-
-/* Somebody asks the queue for steps. */
-void
-queue_served(int queue_id)
-{
-	uint64		now = (uint64) tasker_now();
-	QueueSlot  *slot;
-
-	tasker_shared();
-	LWLockAcquire(&shared->lock, LW_SHARED);
-	slot = queue_slot(queue_id);
-	if (slot != NULL)
-		pg_atomic_write_u64(&slot->served_at, now);
-	LWLockRelease(&shared->lock);
-	if (slot != NULL)
-		return;
-	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	slot = make_queue_slot(queue_id);
-	if (slot != NULL)
-		pg_atomic_write_u64(&slot->served_at, now);
-	LWLockRelease(&shared->lock);
-}
-
-/* When somebody last did; 0 if it is not known that anybody ever did. */
-TimestampTz
-queue_served_at(int queue_id)
-{
-	QueueSlot  *slot;
-	TimestampTz result;
-
-	tasker_shared();
-	LWLockAcquire(&shared->lock, LW_SHARED);
-	slot = queue_slot(queue_id);
-	result = slot == NULL ? 0 : (TimestampTz) pg_atomic_read_u64(&slot->served_at);
-	LWLockRelease(&shared->lock);
-	return result;
-}
-
-/* The queues of this database whose listeners the scheduler tells. */
-void
-set_watched_queues(const Datum *queue_ids, int n)
-{
-	SchedulerSlot *scheduler;
-
-	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < TASKER_MAX_QUEUES; i++)
-		if (shared->queues[i].database == MyDatabaseId)
-			shared->queues[i].watched = false;
-	for (int i = 0; i < n; i++)
-	{
-		QueueSlot  *slot = make_queue_slot(DatumGetInt32(queue_ids[i]));
-
-		if (slot != NULL)
-			slot->watched = true;
-	}
-	scheduler = scheduler_slot(MyDatabaseId);
-	if (scheduler != NULL)
-		scheduler->notifies = n > 0;
-	LWLockRelease(&shared->lock);
-}
-
-/* A queue of this database whose listeners are to be told now; 0 if none is. */
-int
-next_queue_to_notify(void)
-{
-	int			queue_id = 0;
-
-	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < TASKER_MAX_QUEUES && queue_id == 0; i++)
-	{
-		QueueSlot  *slot = &shared->queues[i];
-
-		if (slot->database == MyDatabaseId && slot->pending)
-		{
-			slot->pending = false;
-			queue_id = slot->queue_id;
-		}
-	}
-	LWLockRelease(&shared->lock);
-	return queue_id;
-}
-
-/* The queue has got steps, 0 for any: its listeners are to be told, if it has some. */
-static void
-note_for_listeners(int queue_id)
-{
-	SchedulerSlot *scheduler = scheduler_slot(MyDatabaseId);
-
-	if (scheduler == NULL || !scheduler->notifies)
-		return;
-	for (int i = 0; i < TASKER_MAX_QUEUES; i++)
-	{
-		QueueSlot  *slot = &shared->queues[i];
-
-		if (slot->database != MyDatabaseId || !slot->watched || (queue_id != 0 && slot->queue_id != queue_id))
-			continue;
-		slot->pending = true;
-		if (scheduler->latch != NULL)
-			SetLatch(scheduler->latch);
-	}
-}
-
 /* ------------------------------------------------------------------ telling */
 
-static bool
-is_noted(void)
+/* What was taken may be there again. The caller holds the lock. */
+static void
+forget_taken(void)
 {
-	return noted.nlanes > 0 || noted.ntasks > 0 || noted.scheduler ||
-		noted.launcher || noted.queues || noted.due != 0;
+	for (int i = 0; i < noted.ntaken; i++)
+		forget_lane(noted.taken[i]);
+	if (noted.all_taken)
+		forget_lane(0);
+}
+
+/* The same after a rollback, of a part of the transaction maybe. */
+static void
+tell_rolled_back(void)
+{
+	if (shared == NULL || (noted.ntaken == 0 && !noted.all_taken))
+		return;
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	forget_taken();
+	LWLockRelease(&shared->lock);
 }
 
 /* Tell everybody concerned. Runs after the commit: it can not fail. */
@@ -434,14 +359,17 @@ tell(void)
 	SchedulerSlot *scheduler;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	if (noted.put_back)
+		forget_taken();
 	for (int i = 0; i < noted.nlanes; i++)
 	{
 		ExecutorSlot *executor;
 
+		lower_lane(noted.lanes[i], &noted.first[i]);
 		if (noted.lanes[i] > 0)
 		{
 			wake_waiters(noted.lanes[i]);
-			note_for_listeners(noted.lanes[i]);
+			notify_lane(noted.lanes[i]);
 			continue;
 		}
 		executor = idle_executor(noted.lanes[i]);
@@ -453,7 +381,8 @@ tell(void)
 	if (noted.all_lanes)
 	{
 		wake_waiters(0);
-		note_for_listeners(0);
+		notify_lane(0);
+		forget_lane(0);
 	}
 	if (noted.ntasks > 0)
 		interrupt_executors();
@@ -472,30 +401,53 @@ tell(void)
 	LWLockRelease(&shared->lock);
 }
 
+static bool
+anything_noted(void)
+{
+	return noted.nlanes > 0 || noted.ntasks > 0 || noted.scheduler ||
+		noted.launcher || noted.queues || noted.put_back || noted.due != 0;
+}
+
+static void
+forget_noted(void)
+{
+	if (noted.tasks != NULL)
+		pfree(noted.tasks);
+	memset(&noted, 0, sizeof(noted));
+}
+
 static void
 xact_callback(XactEvent event, void *arg)
 {
 	switch (event)
 	{
 		case XACT_EVENT_COMMIT:
-			if (is_noted())
-			{
+			if (anything_noted())
 				tell();
-				memset(&noted, 0, sizeof(noted));
-			}
+			forget_noted();
 			break;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
-			memset(&noted, 0, sizeof(noted));
+			tell_rolled_back();
+			forget_noted();
 			break;
 		case XACT_EVENT_PRE_COMMIT:
 			/* Attaching may fail, so it is done while failing is allowed. */
-			if (shared == NULL && is_noted())
+			if (shared == NULL && anything_noted())
 				attach();
+			if (noted.ntasks > 1)
+				qsort(noted.tasks, noted.ntasks, sizeof(int64), compare_tasks);
 			break;
 		default:
 			break;
 	}
+}
+
+static void
+subxact_callback(SubXactEvent event, SubTransactionId my_subid, SubTransactionId parent_subid, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		tell_rolled_back();
 }
 
 static void
@@ -510,6 +462,7 @@ void
 tasker_shared_init(void)
 {
 	RegisterXactCallback(xact_callback, NULL);
+	RegisterSubXactCallback(subxact_callback, NULL);
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 	tasker_request_shmem(MAXALIGN(sizeof(TaskerShared)));

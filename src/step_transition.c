@@ -173,13 +173,13 @@ note_hints(StepChanges *changes, Pairs *pairs, int64 task_id, StepState from, St
 	if (to == STEP_ENQUEUED)
 	{
 		int			lane = DatumGetInt32(column(pairs->new_slot, STEPS_LANE));
+		int			rank = -DatumGetInt32(column(pairs->new_slot, STEPS_PRIORITY));
 
 		datum_list_add(&changes->hints.ready_lane, Int32GetDatum(lane));
-		datum_list_add(&changes->hints.ready_rank,
-					   Int32GetDatum(-DatumGetInt32(column(pairs->new_slot, STEPS_PRIORITY))));
+		datum_list_add(&changes->hints.ready_rank, Int32GetDatum(rank));
 		datum_list_add(&changes->hints.ready_task, Int64GetDatum(task_id));
 		datum_list_add(&changes->hints.ready_step, step_id);
-		wake_lane_at_commit(lane);
+		wake_lane_at_commit(lane, lane_key(rank, task_id, DatumGetInt32(step_id)));
 	}
 	else if (to == STEP_WAITING || to == STEP_WAITING_FOR_RETRY)
 		due = slot_getattr(pairs->new_slot, STEPS_NEXT_ATTEMPT_AT, &isnull);
@@ -273,7 +273,7 @@ tasker_steps_changed(PG_FUNCTION_ARGS)
 	step_hints_init(&changes.hints);
 	task_changes_init(&changes.tasks);
 
-	pairs_begin(&pairs, fcinfo);
+	pairs_begin(&pairs, fcinfo, "workflow_steps");
 	while (pairs_next(&pairs))
 		look_at_step(&changes, &pairs);
 	pairs_end(&pairs);

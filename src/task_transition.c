@@ -112,7 +112,7 @@ tasker_tasks_changed(PG_FUNCTION_ARGS)
 	datum_list_init(&resumed, INT8OID);
 	datum_list_init(&retried, INT8OID);
 
-	pairs_begin(&pairs, fcinfo);
+	pairs_begin(&pairs, fcinfo, "tasks");
 	while (pairs_next(&pairs))
 	{
 		Datum		task_id = column(pairs.new_slot, TASKS_TASK_ID);

@@ -5,7 +5,9 @@
 #include "tasker.h"
 
 #include "clock.h"
+#include "guard.h"
 #include "handler.h"
+#include "history_ring.h"
 #include "process.h"
 
 PG_MODULE_MAGIC;
@@ -19,7 +21,9 @@ _PG_init(void)
 	tasker_guc_init();
 	tasker_query_init();
 	tasker_shared_init();
+	guard_init();
 	handler_init();
+	history_ring_init();
 	launcher_init();
 	lifecycle_init();
 }

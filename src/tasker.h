@@ -58,6 +58,7 @@ extern void tasker_enter(TaskerSection *section);
 extern void tasker_leave(TaskerSection *section);
 extern void tasker_abandon(void);
 extern bool tasker_inside(void);
+extern uint64 tasker_section_number(void);
 extern Oid	tasker_caller(void);
 extern uint64 tasker_run(TaskerQuery *query, Datum *values, const char *nulls);
 extern Datum tasker_value(uint64 row, int column, bool *isnull);
@@ -131,16 +132,33 @@ extern bool tasker_allow_superuser_steps;
 extern int	tasker_batch_interval;
 extern int	tasker_batch_size;
 extern int	tasker_executor_idle_timeout;
+extern int	tasker_max_attempts;
+extern int	tasker_max_claim;
 extern int	tasker_max_context_size;
 extern int	tasker_max_definition_size;
+extern int	tasker_max_depth;
 extern int	tasker_max_edges;
 extern int	tasker_max_executors;
 extern int	tasker_max_executors_per_role;
+extern int	tasker_max_input_size;
+extern int	tasker_max_nesting;
+extern int	tasker_max_open_tasks;
 extern int	tasker_max_result_size;
 extern int	tasker_max_steps;
 extern int	tasker_node_id;
+extern int	tasker_retention;
 
 extern void tasker_guc_init(void);
+
+/* ------------------------------------------------------------ limits.c */
+
+#define TASKER_MAX_NAME		255 /* bytes, of any name that a user gives */
+#define TASKER_MAX_REMARK	8192	/* ... of a reason and the like */
+
+extern void check_nesting(Jsonb *document, const char *what, int sqlstate);
+extern void check_task_document(Jsonb *document, const char *what);
+extern void check_open_tasks(int owner, int n);
+extern void check_remark(text *remark, const char *what, int limit);
 
 /* ------------------------------------------------------------ clock.c */
 
@@ -164,6 +182,7 @@ extern bool may_work_for_all(Oid role);
 extern bool may_see_owner(Oid caller, int owner);
 extern void check_may_operate(int64 task_id);
 extern void check_may_see(int64 task_id);
+extern void check_admin(const char *what);
 
 /* ------------------------------------------------------------ arrays */
 

@@ -23,7 +23,7 @@ if [ "${1:-}" != here ]; then
 fi
 
 # Node's driver is beside the client, unless it is there already.
-[ -d clients/node/node_modules ] ||
+[ -d clients/node/node_modules/pg ] ||
 	npm ci --prefix clients/node --cache clients/node/node_modules/.cache --no-audit --no-fund --ignore-scripts --silent
 psql -Xq -d postgres -c 'CREATE DATABASE polyglot'
 export PGDATABASE=polyglot

@@ -19,21 +19,21 @@ PACKAGES="bash coreutils diffutils findutils gawk grep procps sed tar tzdata uti
 # Without its dependencies: clang and LLVM are of no use here.
 HEADERS=postgresql-server-dev-$major
 
+# mirror LABEL: that of the machine, if it has one
 mirror() {
-	apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' 'Component: main' | head -1
+	apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Label: $1" 'Component: main' | sed -n 1p
 }
-uri=$(mirror)
-if [ -z "$uri" ]; then
-	apt-get -q update >&2
-	uri=$(mirror)
-fi
-[ -n "$uri" ] || die "apt is set up with no mirror of Debian"
+[ -n "$(mirror Debian)" ] || apt-get -q update >&2
+debian=$(mirror Debian) security=$(mirror Debian-Security)
+[ -n "$debian" ] || die "apt is set up with no mirror of Debian"
 
 rm -rf "${root:?}"
 apt=$root/apt
 mkdir -p "$apt"/{lists,archives}/partial
 : >"$apt/status"
-echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $uri $suite main" >"$apt/sources.list"
+
+# source_line URI SUITE: a line of sources.list
+source_line() { echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $1 $2 main"; }
 
 # A mirror may be a snapshot, whose lists are out of date by design.
 apt_get() {
@@ -45,7 +45,13 @@ apt_get() {
 		-o APT::Default-Release= -o APT::Install-Recommends=false -o APT::Sandbox::User=root \
 		-o Acquire::Check-Valid-Until=false -o Acquire::Languages=none "$@" >&2
 }
-apt_get update || die "the mirror $uri has no $suite"
+# Not every suite has security updates.
+source_line "$debian" "$suite" >"$apt/sources.list"
+[ -z "$security" ] || source_line "$security" "$suite-security" >>"$apt/sources.list"
+if ! apt_get update; then
+	source_line "$debian" "$suite" >"$apt/sources.list"
+	apt_get update || die "the mirror $debian has no $suite"
+fi
 # shellcheck disable=SC2086
 apt_get --download-only install $PACKAGES
 (cd "$apt/archives" && apt_get download "$HEADERS")
