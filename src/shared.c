@@ -19,9 +19,6 @@
 
 static TaskerShared *shared = NULL;
 
-#if PG_VERSION_NUM >= 150000
-static shmem_request_hook_type previous_shmem_request_hook = NULL;
-#endif
 static shmem_startup_hook_type previous_shmem_startup_hook = NULL;
 
 /* Lanes beyond these wake the scheduler, which finds them by itself. */
@@ -438,16 +435,6 @@ subxact_callback(SubXactEvent event, SubTransactionId my_subid, SubTransactionId
 		tell_rolled_back();
 }
 
-#if PG_VERSION_NUM >= 150000
-static void
-shmem_request(void)
-{
-	if (previous_shmem_request_hook)
-		previous_shmem_request_hook();
-	RequestAddinShmemSpace(MAXALIGN(sizeof(TaskerShared)));
-}
-#endif
-
 static void
 shmem_startup(void)
 {
@@ -463,12 +450,7 @@ tasker_shared_init(void)
 	RegisterSubXactCallback(subxact_callback, NULL);
 	if (!process_shared_preload_libraries_in_progress)
 		return;
-#if PG_VERSION_NUM >= 150000
-	previous_shmem_request_hook = shmem_request_hook;
-	shmem_request_hook = shmem_request;
-#else
-	RequestAddinShmemSpace(MAXALIGN(sizeof(TaskerShared)));
-#endif
+	tasker_request_shmem(MAXALIGN(sizeof(TaskerShared)));
 	previous_shmem_startup_hook = shmem_startup_hook;
 	shmem_startup_hook = shmem_startup;
 }
