@@ -8,8 +8,6 @@
 
 #include "tasker.h"
 
-#include "utils/uuid.h"
-
 /* A step of a task, in the order in which rows are locked. */
 typedef struct StepRef
 {
@@ -80,8 +78,6 @@ typedef struct LeaseEnd
 {
 	TimestampTz end;
 	StepRef		ref;
-	bool		leased;
-	pg_uuid_t	lease;			/* if leased */
 } LeaseEnd;
 
 /* A growing list of them; all zero is an empty one. */
@@ -92,7 +88,7 @@ typedef struct LeaseEnds
 	int			space;
 } LeaseEnds;
 
-extern void lease_ends_add(LeaseEnds *ends, TimestampTz end, const pg_uuid_t *lease, int64 task_id, int step_id);
+extern void lease_ends_add(LeaseEnds *ends, TimestampTz end, int64 task_id, int step_id);
 extern void insert_lease_ends(LeaseEnds *ends);
 extern int	expire_leases(TimestampTz now);
 

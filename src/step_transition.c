@@ -186,13 +186,11 @@ note_hints(StepChanges *changes, Pairs *pairs, int64 task_id, StepState from, St
 	else if (to == STEP_IN_PROGRESS)
 	{
 		bool		endless;
-		bool		no_lease;
 		Datum		end = slot_getattr(pairs->new_slot, STEPS_LEASE_EXPIRES_AT, &endless);
-		Datum		lease = slot_getattr(pairs->new_slot, STEPS_LEASE, &no_lease);
 
 		if (!endless)
-			lease_ends_add(&changes->hints.leases, DatumGetTimestampTz(end),
-						   no_lease ? NULL : DatumGetUUIDP(lease), task_id, DatumGetInt32(step_id));
+			lease_ends_add(&changes->hints.leases, DatumGetTimestampTz(end), task_id,
+						   DatumGetInt32(step_id));
 	}
 	else if (to == STEP_CANCELLED || to == STEP_SKIPPED || to == STEP_RESOLVED_MANUALLY)
 		interrupt_task_at_commit(task_id);
