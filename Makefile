@@ -4,6 +4,7 @@
 #   make demo                               a throwaway cluster runs a workflow and shows it
 #   make test                               everything that CI runs
 #   make conformance                        the clients' tests in their long form, a quarter of an hour
+#   make bench, make bench-full             tasker, its peers and the floor, side by side (bench/README.md)
 
 MODULE_big = tasker
 EXTENSION = tasker
@@ -15,7 +16,7 @@ OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
 
 # The install script: one file per topic, joined in this order.
 SQL_PARTS = schema states tables owners triggers definition creation readiness \
-	handlers operators claims queues explain retention processes views access
+	handlers operators claims queues explain retention processes guard views access
 SQL_FILES = $(SQL_PARTS:%=sql/%.sql)
 
 REGRESS_OPTS = --inputdir=test --load-extension=tasker
@@ -36,7 +37,7 @@ endif
 
 PG_CONFIG ?= pg_config
 # The goals that bring a server along must work before there is one.
-ifneq ($(filter-out test conformance demo demo-stop,$(or $(MAKECMDGOALS),all)),)
+ifneq ($(filter-out test conformance demo demo-stop bench bench-full,$(or $(MAKECMDGOALS),all)),)
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 endif
@@ -62,6 +63,13 @@ demo:
 demo-stop:
 	@examples/demo.sh stop
 
+# A throwaway cluster in which everything is measured; the report is in .work/bench.
+bench:
+	@bench/bench.sh
+
+bench-full:
+	@bench/bench.sh --full
+
 # PostgreSQL's own layout (pg_bsd_indent).
 format:
 	@PG_CONFIG=$(PG_CONFIG) test/lib/indent.sh src/*.[ch]
@@ -69,4 +77,5 @@ format:
 check-format:
 	@PG_CONFIG=$(PG_CONFIG) test/lib/indent.sh --check src/*.[ch]
 
-.PHONY: test conformance demo demo-stop format check-format
+# The directory of that name does not matter.
+.PHONY: test conformance demo demo-stop bench bench-full format check-format

@@ -1,16 +1,18 @@
 -- Tables. A table, leaf or sequence that holds users' data is registered with
 -- pg_extension_config_dump, one call a statement, and this script inserts no
--- row into it: both are needed for dump and restore to keep every row.
+-- row into it: both are needed for dump and restore to keep every row. There are
+-- no foreign keys: pg_restore -j loads the tables in any order.
 
 -- ---------------------------------------------------------------- definitions
 CREATE TABLE tasker.owners (
 	owner_id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
 	role_name name NOT NULL,
-	role_oid oid NOT NULL,
+	role_oid oid,
 	UNIQUE (role_oid, role_name)
 );
 COMMENT ON TABLE tasker.owners IS
 'Roles that own tasks or definitions. A name and an oid, not a role reference: a restore where a role is missing loses no task. Both must agree before a step runs.';
+COMMENT ON COLUMN tasker.owners.role_oid IS 'Null: adopt found no role of this name on the server that the database came to.';
 
 CREATE TABLE tasker.task_namespaces (
 	namespace_id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -36,7 +38,7 @@ COMMENT ON COLUMN tasker.queues.paused_at IS 'Since when nothing is claimed from
 
 CREATE TABLE tasker.named_tasks (
 	named_task_id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-	namespace_id int NOT NULL REFERENCES tasker.task_namespaces,
+	namespace_id int NOT NULL,
 	name text NOT NULL,
 	version text NOT NULL,
 	description text,
@@ -50,6 +52,7 @@ CREATE TABLE tasker.named_tasks (
 	UNIQUE (namespace_id, name, version)
 );
 COMMENT ON TABLE tasker.named_tasks IS 'Workflow definitions, one row a version, immutable but for is_default.';
+COMMENT ON COLUMN tasker.named_tasks.namespace_id IS 'task_namespaces.namespace_id.';
 COMMENT ON COLUMN tasker.named_tasks.is_default IS 'The version that create_task takes when it is given none; one a name.';
 COMMENT ON COLUMN tasker.named_tasks.runs_in_database IS 'Some step has a function or sql handler, so whoever submits it must be able to have a session.';
 COMMENT ON COLUMN tasker.named_tasks.owner IS 'owners.owner_id of the role that defined it.';
@@ -319,6 +322,33 @@ CREATE TABLE tasker.access_grants (
 );
 COMMENT ON TABLE tasker.access_grants IS 'What grant_access gave to whom.';
 
+-- ------------------------------------------------------------ original or copy
+-- Where the database was armed, and by what a dump of it is known. "here" is
+-- not dumped, "origin" is: what has only the latter was restored.
+CREATE TABLE tasker.here (
+	the_row boolean PRIMARY KEY DEFAULT true CHECK (the_row),
+	token uuid NOT NULL,
+	armed boolean NOT NULL,
+	reason text,
+	since timestamptz NOT NULL,
+	database_oid oid NOT NULL,
+	system_identifier bigint NOT NULL,
+	catalog_xid xid NOT NULL,
+	row_xid xid NOT NULL
+);
+COMMENT ON TABLE tasker.here IS 'Where this database was armed, one row, or none if it is new or was restored: tasker.guard() judges by it whether the database is the original or a copy.';
+COMMENT ON COLUMN tasker.here.token IS 'Made anew by each arming; tasker.origin has it too.';
+COMMENT ON COLUMN tasker.here.armed IS 'False once it was found to be a copy, until tasker.adopt().';
+COMMENT ON COLUMN tasker.here.reason IS 'Why it is disarmed.';
+COMMENT ON COLUMN tasker.here.catalog_xid IS 'Which transaction made the catalog''s entry of this table: pg_upgrade makes it anew, no other copy of the files does.';
+COMMENT ON COLUMN tasker.here.row_xid IS 'Which transaction wrote this row: one that came by replication was written by another. 0 when rows of tasks came from elsewhere.';
+
+CREATE TABLE tasker.origin (
+	token uuid PRIMARY KEY,
+	armed_at timestamptz NOT NULL
+);
+COMMENT ON TABLE tasker.origin IS 'The token of the database that these rows belong to, dumped with them.';
+
 -- Parts of others, for whoever comes across them.
 COMMENT ON TABLE tasker.task_transitions_0 IS 'Slot 0 of task_transitions.';
 COMMENT ON TABLE tasker.task_transitions_1 IS 'Slot 1 of task_transitions.';
@@ -365,3 +395,4 @@ SELECT pg_catalog.pg_extension_config_dump('tasker.history_ring', '');
 SELECT pg_catalog.pg_extension_config_dump('tasker.overdue_tasks', '');
 SELECT pg_catalog.pg_extension_config_dump('tasker.archive', '');
 SELECT pg_catalog.pg_extension_config_dump('tasker.access_grants', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.origin', '');

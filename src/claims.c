@@ -13,6 +13,7 @@
 
 #include "catalog/pg_type.h"
 #include "engine.h"
+#include "guard.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "shared.h"
@@ -127,9 +128,9 @@ claim_once(FunctionCallInfo fcinfo, Claim *claim, int first)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	Batch	   *batch = batch_begin(NULL);
 	MemoryContext old_context = MemoryContextSwitchTo(batch->context);
-	TimestampTz now = tasker_now();
+	TimestampTz now;
 	int			n;
-	ClaimedStep *claimed = dequeue(batch, claim, now, &n);
+	ClaimedStep *claimed = dequeue(batch, claim, &now, &n);
 
 	for (int i = 0; i < n; i++)
 	{
@@ -218,6 +219,7 @@ claim_and_wait(FunctionCallInfo fcinfo, Claim *claim, int first)
 {
 	TaskerSection section;
 
+	guard_require_enabled();
 	tasker_enter(&section);
 	claim->owner = (Datum) 0;
 	claim->no_owner = scope(&claim->owner);

@@ -46,7 +46,7 @@ extern double seconds_argument(FunctionCallInfo fcinfo, int arg, const char *wha
 extern void read_claim(FunctionCallInfo fcinfo, int arg, Claim *claim);
 extern char scope(Datum *owner);
 extern TimestampTz lease_end(const StepDef *def, double lease, TimestampTz started, TimestampTz now);
-extern ClaimedStep *dequeue(Batch *batch, Claim *claim, TimestampTz now, int *n);
+extern ClaimedStep *dequeue(Batch *batch, Claim *claim, TimestampTz *now, int *n);
 extern void claim_and_wait(FunctionCallInfo fcinfo, Claim *claim, int first);
 
 #endif							/* TASKER_CLAIMS_H */

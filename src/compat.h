@@ -9,6 +9,8 @@
 #include "catalog/pg_database.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_proc.h"
+#include "catalog/pg_trigger.h"
+#include "commands/trigger.h"
 #include "funcapi.h"
 #include "storage/procarray.h"
 #include "utils/acl.h"
@@ -23,6 +25,15 @@
 #define tasker_function_aclcheck(oid, role) object_aclcheck(ProcedureRelationId, oid, role, ACL_EXECUTE)
 #define tasker_schema_aclcheck(oid, role) object_aclcheck(NamespaceRelationId, oid, role, ACL_USAGE)
 #define tasker_database_aclcheck(oid, role) object_aclcheck(DatabaseRelationId, oid, role, ACL_CONNECT)
+#endif
+
+/* 16 told it about the triggers of partitions. */
+#if PG_VERSION_NUM < 160000
+#define tasker_trigger_always(relation, name) \
+	EnableDisableTrigger(relation, name, TRIGGER_FIRES_ALWAYS, false, ShareRowExclusiveLock)
+#else
+#define tasker_trigger_always(relation, name) \
+	EnableDisableTrigger(relation, name, InvalidOid, TRIGGER_FIRES_ALWAYS, false, false, ShareRowExclusiveLock)
 #endif
 
 /* 15 renamed it and made it refuse the SETs it used to warn about. */

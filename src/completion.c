@@ -4,7 +4,8 @@
  *	  give back what was claimed, by the lease that came with it.
  *
  * Only the holder of a step's current lease can do anything about it; for
- * anybody else the call changes nothing and is refused with TK420.
+ * anybody else the call changes nothing and is refused with TK420. So it is in
+ * a copy (TK602): the step is the original's, and so is its worker.
  */
 #include "claims.h"
 
@@ -12,6 +13,7 @@
 
 #include "catalog/pg_type.h"
 #include "engine.h"
+#include "guard.h"
 #include "results.h"
 #include "utils/array.h"
 #include "utils/fmgrprotos.h"
@@ -119,6 +121,7 @@ complete_all(Completion *items, int n)
 	char		nulls[7] = "      ";
 	uint64		rows;
 
+	guard_require_armed();
 	qsort(items, n, sizeof(Completion), compare_completions);
 	datum_list_init(&tasks, INT8OID);
 	datum_list_init(&steps, INT4OID);
@@ -251,6 +254,7 @@ hold_step(FunctionCallInfo fcinfo)
 	int			step_no;
 	int			named_task_id;
 
+	guard_require_armed();
 	nulls[3] = scope(&values[3]);
 	if (tasker_run(&held_step, values, nulls) == 0)
 		refuse_lease(held.task_id, held.step_id);
@@ -311,7 +315,7 @@ Datum
 tasker_complete_steps(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	bool		claims = !PG_ARGISNULL(6) && PG_GETARG_INT32(6) != 0;
+	bool		claims = !PG_ARGISNULL(6) && PG_GETARG_INT32(6) != 0 && tasker_enabled;
 	TaskerSection section;
 	Completion *items;
 	Claim		claim;

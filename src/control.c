@@ -8,6 +8,7 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "engine.h"
+#include "guard.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/latch.h"
@@ -21,17 +22,6 @@ static TaskerQuery task_state = {
 	.args = {INT8OID},
 	.columns = {TEXTOID},
 };
-
-static void
-check_admin(const char *what)
-{
-	if (access_level(GetUserId()) < ACCESS_ADMIN)
-		ereport(ERROR,
-				(errcode(ERRCODE_TASKER_ACCESS),
-				 errmsg("permission denied to %s tasker", what),
-				 errdetail("Role \"%s\" does not have level admin.", GetUserNameFromId(GetUserId(), false)),
-				 errhint("A superuser can do it.")));
-}
 
 /* Clear or set the stop flag of this database's scheduler; returns whether one runs. */
 static bool
@@ -65,12 +55,8 @@ Datum
 tasker_start(PG_FUNCTION_ARGS)
 {
 	check_admin("start");
-	if (!tasker_enabled)
-		ereport(ERROR,
-				(errcode(ERRCODE_TASKER_DISABLED),
-				 errmsg("tasker is switched off on this server"),
-				 errdetail("tasker.enabled is off."),
-				 errhint("ALTER SYSTEM SET tasker.enabled = on, and reload.")));
+	guard_require_enabled();
+	guard_require_armed();
 	if (flag_scheduler(false))
 		PG_RETURN_BOOL(false);
 	if (!register_scheduler(MyDatabaseId))
@@ -95,6 +81,7 @@ Datum
 tasker_installed(PG_FUNCTION_ARGS)
 {
 	check_admin("install");
+	guard_changed();
 	wake_launcher_at_commit();
 	PG_RETURN_VOID();
 }

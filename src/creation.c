@@ -10,6 +10,7 @@
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
+#include "guard.h"
 #include "miscadmin.h"
 #include "shared.h"
 #include "utils/acl.h"
@@ -45,7 +46,7 @@ typedef struct Request
 } Request;
 
 static TaskerQuery find_template = {
-	.sql = "SELECT n.named_task_id, n.runs_in_database, n.owner, o.role_oid, o.role_name "
+	.sql = "SELECT n.named_task_id, n.runs_in_database, n.owner, COALESCE(o.role_oid, 0::oid), o.role_name "
 	"FROM tasker.task_namespaces s "
 	"JOIN tasker.named_tasks n ON n.namespace_id = s.namespace_id "
 	"JOIN tasker.owners o ON o.owner_id = n.owner "
@@ -458,8 +459,9 @@ create(Request *request)
 
 	tasker_enter(&section);
 	check_request(request);
-	template = look_up_template(request);
+	guard_arm_if_new();
 	owner = owner_id_for(tasker_caller());
+	template = look_up_template(request);
 	sequence = task_id_sequence();
 	for (int i = 0; i < request->n; i++)
 		ids[i] = next_task_id(sequence);

@@ -12,6 +12,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
+#include "guard.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
@@ -41,7 +42,7 @@ static TaskerQuery same_definition = {
 };
 
 static TaskerQuery find_name_owner = {
-	.sql = "SELECT o.role_oid, o.role_name "
+	.sql = "SELECT COALESCE(o.role_oid, 0::oid), o.role_name "
 	"FROM tasker.task_namespaces n JOIN tasker.named_tasks t ON t.namespace_id = n.namespace_id "
 	"JOIN tasker.owners o ON o.owner_id = t.owner "
 	"WHERE n.name = $1 AND t.name = $2 ORDER BY t.named_task_id LIMIT 1",
@@ -222,6 +223,8 @@ store(VersionName *v, const Definition *definition, Datum document, bool is_defa
 	int			id;
 
 	tasker_enter(&section);
+	guard_arm_if_new();
+	(void) owner_id_for(tasker_caller());	/* in a copy it may refuse */
 	lock_name(v);
 	while ((id = find_same(v, document, true)) == 0)
 	{

@@ -14,6 +14,7 @@
 #include "claims.h"
 
 #include "catalog/pg_type.h"
+#include "guard.h"
 #include "miscadmin.h"
 #include "utils/uuid.h"
 
@@ -393,10 +394,11 @@ drop_oversized(Claimed *claimed)
 
 /*
  * Take steps, as many as the claim asks for, and lease them. They have all that
- * their handlers are to be given. In the batch's memory context.
+ * their handlers are to be given; *now is when they began. In the batch's memory
+ * context.
  */
 ClaimedStep *
-dequeue(Batch *batch, Claim *claim, TimestampTz now, int *n)
+dequeue(Batch *batch, Claim *claim, TimestampTz *now, int *n)
 {
 	Claimed		claimed = {batch};
 
@@ -404,6 +406,8 @@ dequeue(Batch *batch, Claim *claim, TimestampTz now, int *n)
 		take_released(&claimed, claim);
 	if (claimed.n < claim->limit)
 		take_queued(&claimed, claim, NULL);
+	guard_require_armed();		/* now: who saw the rows sees what came with
+								 * them */
 	if (claimed.n > 0)
 	{
 		qsort(claimed.items, claimed.n, sizeof(ClaimedStep), compare_claimed);
@@ -414,8 +418,10 @@ dequeue(Batch *batch, Claim *claim, TimestampTz now, int *n)
 		load_inputs(batch);
 		drop_oversized(&claimed);
 	}
+	/* not before a parent ended that let go of a step just now */
+	*now = tasker_now();
 	if (claimed.n > 0)
-		lease_steps(&claimed, claim, now);
+		lease_steps(&claimed, claim, *now);
 	*n = claimed.n;
 	return claimed.items;
 }

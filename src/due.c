@@ -11,6 +11,7 @@
 #include "engine.h"
 
 #include "catalog/pg_type.h"
+#include "guard.h"
 #include "miscadmin.h"
 #include "retention.h"
 
@@ -168,6 +169,7 @@ tasker_tick(PG_FUNCTION_ARGS)
 				 errdetail("Role \"%s\" does not have level operator.",
 						   GetUserNameFromId(GetUserId(), false)),
 				 errhint("The scheduler does it by itself; tasker.start() starts it.")));
+	guard_require_armed();
 	done = tick(now, limit);
 	(void) expire_due(now);
 	PG_RETURN_INT32(done);

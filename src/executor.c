@@ -16,6 +16,7 @@
 #include "commands/prepare.h"
 #include "definition_cache.h"
 #include "fault.h"
+#include "guard.h"
 #include "handler.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -199,7 +200,7 @@ one_batch(BatchRunner *runner)
 static bool
 should_leave(void)
 {
-	return my_slot->stop || !tasker_enabled;
+	return my_slot->stop || !tasker_enabled || guard_was_revoked();
 }
 
 void

@@ -331,8 +331,12 @@ explain_in_progress(ExplainedStep *step)
 	else if (step->lease_expires_at == 0)
 		appendStringInfoString(step->out, ".");
 	else if (step->lease_expires_at > tasker_now())
+	{
 		appendStringInfo(step->out, ". Unless its worker completes, fails or extends it, its lease runs out at %s.",
 						 explain_time(step->lease_expires_at));
+		if (is_disarmed(step) != NULL)
+			appendStringInfo(step->out, " But %s.", is_disarmed(step));
+	}
 	else if (obstacle == NULL)
 		appendStringInfo(step->out, ". Its lease ran out at %s: the scheduler takes it away in a moment.",
 						 explain_time(step->lease_expires_at));
@@ -411,6 +415,8 @@ explain_enqueued(ExplainedStep *step)
 		appendStringInfo(step->out, " is ready, but tasker.ready_queue has no row for it, which should not be: "
 						 "SELECT tasker.pause_task(" INT64_FORMAT "), then tasker.resume_task(" INT64_FORMAT "), "
 						 "makes one.", step->task_id, step->task_id);
+	else if (step->lane > 0 && claim_obstacle(step) != NULL)
+		appendStringInfo(step->out, " is ready, but %s.", claim_obstacle(step));
 	else if (step->lane > 0)
 		explain_queued(step);
 	else

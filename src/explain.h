@@ -69,7 +69,9 @@ extern TimestampTz explain_time_at(int column);
 extern int	explain_int_at(int column);
 
 /* explain_obstacles.c */
+extern char *is_disarmed(ExplainedStep *step);
 extern char *scheduler_obstacle(ExplainedStep *step);
+extern char *claim_obstacle(ExplainedStep *step);
 extern char *executor_obstacle(ExplainedStep *step);
 
 #endif							/* TASKER_EXPLAIN_H */

@@ -12,6 +12,7 @@
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "engine.h"
+#include "guard.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/syscache.h"
@@ -62,8 +63,19 @@ is_switched_off(ExplainedStep *step)
 {
 	if (tasker_enabled)
 		return NULL;
-	return psprintf("tasker.enabled is off on this server: ALTER SYSTEM SET tasker.enabled = on "
-					"and SELECT pg_reload_conf(), or %s", call_run(step));
+	return pstrdup("tasker.enabled is off on this server: ALTER SYSTEM SET tasker.enabled = on "
+				   "and SELECT pg_reload_conf()");
+}
+
+char *
+is_disarmed(ExplainedStep *step)
+{
+	GuardStatus status = guard_look();
+
+	if (status.state != GUARD_DISARMED)
+		return NULL;
+	return psprintf("this database is disarmed, because %s: if it is to run its tasks and the original is not, "
+					"SELECT tasker.adopt()", status.reason);
 }
 
 static char *
@@ -89,7 +101,16 @@ first_obstacle(ExplainedStep *step, const Obstacle *obstacles, int n)
 char *
 scheduler_obstacle(ExplainedStep *step)
 {
-	static const Obstacle obstacles[] = {is_standby, is_switched_off, has_no_scheduler};
+	static const Obstacle obstacles[] = {is_standby, is_disarmed, is_switched_off, has_no_scheduler};
+
+	return first_obstacle(step, obstacles, lengthof(obstacles));
+}
+
+/* Why no worker can claim anything, or NULL. */
+char *
+claim_obstacle(ExplainedStep *step)
+{
+	static const Obstacle obstacles[] = {is_standby, is_disarmed, is_switched_off};
 
 	return first_obstacle(step, obstacles, lengthof(obstacles));
 }
@@ -232,7 +253,7 @@ comes_soon(ExplainedStep *step)
 char *
 executor_obstacle(ExplainedStep *step)
 {
-	static const Obstacle obstacles[] = {is_standby, has_unusable_owner, is_switched_off, has_no_scheduler,
+	static const Obstacle obstacles[] = {is_standby, is_disarmed, has_unusable_owner, is_switched_off, has_no_scheduler,
 	waits_for_its_like, has_executor, has_busy_executors, has_full_server, has_no_worker, comes_soon};
 
 	return first_obstacle(step, obstacles, lengthof(obstacles));

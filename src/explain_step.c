@@ -20,7 +20,7 @@ static TaskerQuery find_step = {
 	"s.lane, s.priority, s.next_attempt_at, s.last_attempted_at, s.completed_at, s.lease_expires_at, "
 	"s.claimed_by, pg_catalog.left(COALESCE(s.last_error ->> 'message', s.last_error #>> '{}'), 1000), "
 	"pg_catalog.left(s.last_error ->> 'sqlstate', 5), "
-	"q.name, t.owner, o.role_oid, o.role_name, s.xmax, h.xmax, "
+	"q.name, t.owner, COALESCE(o.role_oid, 0::oid), o.role_name, s.xmax, h.xmax, "
 	"EXISTS (SELECT FROM tasker.timers d WHERE d.due_at = s.next_attempt_at "
 	"AND d.task_id = s.task_id AND d.step_id = s.step_id) "
 	"FROM tasker.tasks t "

@@ -49,8 +49,8 @@ tasker_guc_init(void)
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 
 	DefineCustomBoolVariable("tasker.enabled",
-							 "Lets background workers run tasks.",
-							 "Off, nothing is run on this server by itself.",
+							 "Lets tasks run on this server.",
+							 "Off, nothing is run, and nothing is handed out to workers.",
 							 &tasker_enabled, true,
 							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 

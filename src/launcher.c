@@ -3,6 +3,9 @@
  *	  One process a cluster, started by shared_preload_libraries: has a scheduler
  *	  started in each database that may have the extension.
  *
+ * On a hot standby it waits for the promotion, and until then sees to it that the
+ * data directory is known to be its primary's successor (guard_marker.c).
+ *
  * At its start it tries every database once; a scheduler that does not find
  * the extension leaves at once. After that CREATE EXTENSION tells it
  * (processes.sql), and a scheduler that goes tells it too.
@@ -14,7 +17,9 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/pg_database.h"
+#include "guard.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
@@ -25,6 +30,7 @@
 
 #define LAUNCHER_SLEEP_MS	60000
 #define RETRY_MS			1000
+#define RECOVERY_POLL_MS	500
 #define WARN_EVERY_MS		60000
 
 PGDLLEXPORT void tasker_launcher_main(Datum arg);
@@ -121,6 +127,25 @@ start_asked_for(TimestampTz *tried, TimestampTz *warned)
 	return all;
 }
 
+/* A promotion wakes nobody, so it is looked for. */
+static void
+wait_for_promotion(void)
+{
+	bool		marked = false;
+
+	while (RecoveryInProgress())
+	{
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (!marked && standby_has_streamed())
+		{
+			standby_mark();
+			marked = true;
+		}
+		(void) process_wait(RECOVERY_POLL_MS);
+	}
+}
+
 void
 tasker_launcher_main(Datum arg)
 {
@@ -138,6 +163,7 @@ tasker_launcher_main(Datum arg)
 	shared->launcher_pid = MyProcPid;
 	LWLockRelease(&shared->lock);
 
+	wait_for_promotion();
 	ask_for_all();
 	for (;;)
 	{
@@ -160,7 +186,7 @@ launcher_init(void)
 		return;
 	memset(&worker, 0, sizeof(worker));
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_start_time = BgWorkerStart_ConsistentState;
 	worker.bgw_restart_time = 1;
 	strlcpy(worker.bgw_library_name, "tasker", BGW_MAXLEN);
 	strlcpy(worker.bgw_function_name, "tasker_launcher_main", BGW_MAXLEN);

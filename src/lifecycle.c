@@ -20,6 +20,7 @@
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "commands/extension.h"
+#include "guard.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "pgstat.h"
@@ -174,6 +175,8 @@ let_them_back(Oid database, bool exists)
 	if (shared->launcher_latch != NULL)
 		SetLatch(shared->launcher_latch);
 	LWLockRelease(&shared->lock);
+	if (!exists)
+		guard_forget_database(database);
 }
 
 static void

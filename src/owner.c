@@ -14,6 +14,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
+#include "guard.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/syscache.h"
@@ -43,8 +44,13 @@ static TaskerQuery add_owner = {
 	.args = {OIDOID, NAMEOID},
 };
 
+static TaskerQuery same_name = {
+	.sql = "SELECT FROM tasker.owners WHERE role_name = $1 LIMIT 1",
+	.args = {NAMEOID},
+};
+
 static TaskerQuery owner_role = {
-	.sql = "SELECT role_oid, role_name FROM tasker.owners WHERE owner_id = $1",
+	.sql = "SELECT COALESCE(role_oid, 0::oid), role_name FROM tasker.owners WHERE owner_id = $1",
 	.args = {INT4OID},
 	.columns = {OIDOID, NAMEOID},
 	.read_only = true,
@@ -63,6 +69,18 @@ static TaskerQuery all_grants = {
 	.read_only = true,
 };
 
+/*
+ * In a dump's copy the owner of the role's name is probably the role itself,
+ * under the oid that it had at home. Until adopt() says so, a second owner
+ * would not know the first one's idempotency keys.
+ */
+static void
+check_mapped(Datum role_name)
+{
+	if (!guard_is_armed() && tasker_run(&same_name, &role_name, NULL) > 0)
+		guard_require_armed();
+}
+
 /* The owner_id that stands for a role, made on first use. Inside a section. */
 int
 owner_id_for(Oid role)
@@ -75,6 +93,7 @@ owner_id_for(Oid role)
 	{
 		if (tasker_run(&find_owner, values, NULL) == 1)
 			return DatumGetInt32(tasker_value_notnull(0, 1));
+		check_mapped(values[1]);
 		tasker_run(&add_owner, values, NULL);
 	}
 }
@@ -294,6 +313,18 @@ check_may_operate(int64 task_id)
 				 errdetail("Role \"%s\" may see the task but does not own it.",
 						   GetUserNameFromId(caller, false)),
 				 errhint("Its owner, a role with level operator, or a superuser can do this.")));
+}
+
+/* Refuse the caller unless it may govern tasker as a whole. */
+void
+check_admin(const char *what)
+{
+	if (access_level(GetUserId()) < ACCESS_ADMIN)
+		ereport(ERROR,
+				(errcode(ERRCODE_TASKER_ACCESS),
+				 errmsg("permission denied to %s tasker", what),
+				 errdetail("Role \"%s\" does not have level admin.", GetUserNameFromId(GetUserId(), false)),
+				 errhint("A superuser can do it.")));
 }
 
 PG_FUNCTION_INFO_V1(tasker_may_see_owner);

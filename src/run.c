@@ -10,6 +10,7 @@
 #include "batch.h"
 #include "definition_cache.h"
 #include "engine.h"
+#include "guard.h"
 #include "handler.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
@@ -156,6 +157,20 @@ check_call(FunctionCallInfo fcinfo)
 				 errmsg("permission denied to run steps"),
 				 errdetail("Role \"%s\" does not have level submitter.", GetUserNameFromId(GetUserId(), false)),
 				 errhint("A superuser can give it: SELECT tasker.grant_access('…', 'submitter').")));
+	guard_require_enabled();
+}
+
+/* What is found out about a copy is to stay, so it is committed first. */
+static void
+check_guard(void)
+{
+	GuardStatus status;
+
+	if (guard_is_armed())
+		return;
+	status = guard_check();
+	commit();
+	guard_refuse(&status);
 }
 
 PG_FUNCTION_INFO_V1(tasker_run_procedure);
@@ -172,6 +187,7 @@ tasker_run_procedure(PG_FUNCTION_ARGS)
 
 	check_call(fcinfo);
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	check_guard();
 	begin_running();
 	batch_runner_init(&runner, own_lane());
 	runner.mode = BATCH_PROTECTED;
@@ -181,6 +197,7 @@ tasker_run_procedure(PG_FUNCTION_ARGS)
 		int			ended;
 
 		CHECK_FOR_INTERRUPTS();
+		check_guard();
 		worked = tick(tasker_now(), TIMERS_AT_ONCE) > 0;
 		commit();
 		if (expire_due(tasker_now()))

@@ -19,6 +19,7 @@
 #include "definition_cache.h"
 #include "engine.h"
 #include "fault.h"
+#include "guard.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "queues.h"
@@ -45,7 +46,7 @@ static TaskerQuery lanes_with_work = {
 	"(SELECT lane FROM tasker.ready_queue WHERE lane < 0 ORDER BY lane LIMIT 1) "
 	"UNION ALL SELECT (SELECT q.lane FROM tasker.ready_queue q "
 	"WHERE q.lane > l.lane AND q.lane < 0 ORDER BY q.lane LIMIT 1) FROM l WHERE l.lane IS NOT NULL) "
-	"SELECT l.lane, o.role_oid, o.role_name FROM l LEFT JOIN tasker.owners o ON o.owner_id = -l.lane "
+	"SELECT l.lane, CASE WHEN o.owner_id IS NOT NULL THEN COALESCE(o.role_oid, 0::oid) END, o.role_name FROM l LEFT JOIN tasker.owners o ON o.owner_id = -l.lane "
 	"WHERE l.lane IS NOT NULL",
 	.columns = {INT4OID, OIDOID, NAMEOID},
 };
@@ -474,6 +475,11 @@ one_turn(bool *queues_changed)
 	{
 		process_commit();
 		return -1;
+	}
+	if (guard_check().state != GUARD_ARMED)
+	{
+		process_commit();
+		return LONGEST_SLEEP_MS;
 	}
 	if (*queues_changed)
 		watch_queues();

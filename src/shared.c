@@ -63,6 +63,8 @@ attach(void)
 		}
 		for (int i = 0; i < TASKER_MAX_QUEUES; i++)
 			pg_atomic_init_u64(&shared->queues[i].served_at, 0);
+		for (int i = 0; i < TASKER_MAX_DATABASES; i++)
+			pg_atomic_init_u32(&shared->guards[i].word, 0);
 	}
 	recorder_attach(!found);
 	LWLockRelease(AddinShmemInitLock);

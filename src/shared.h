@@ -93,6 +93,14 @@ typedef struct OpenTasks
 	int64		took;			/* µs that counting took */
 } OpenTasks;
 
+/* What is known of a database's being the original (guard.c). */
+typedef struct GuardSlot
+{
+	Oid			database;		/* InvalidOid: free */
+	bool		logged;			/* that it is disarmed */
+	pg_atomic_uint32 word;		/* odd: it is armed */
+} GuardSlot;
+
 typedef struct TaskerShared
 {
 	LWLock		lock;			/* protects all but the atomics */
@@ -103,6 +111,7 @@ typedef struct TaskerShared
 	WaiterSlot	waiters[TASKER_MAX_WAITERS];
 	QueueSlot	queues[TASKER_MAX_QUEUES];
 	OpenTasks	open_tasks[TASKER_MAX_COUNTED];
+	GuardSlot	guards[TASKER_MAX_DATABASES];
 } TaskerShared;
 
 extern void tasker_shared_init(void);

@@ -5,6 +5,7 @@
 #include "tasker.h"
 
 #include "clock.h"
+#include "guard.h"
 #include "handler.h"
 #include "history_ring.h"
 #include "process.h"
@@ -20,6 +21,7 @@ _PG_init(void)
 	tasker_guc_init();
 	tasker_query_init();
 	tasker_shared_init();
+	guard_init();
 	handler_init();
 	history_ring_init();
 	launcher_init();

@@ -182,6 +182,7 @@ extern bool may_work_for_all(Oid role);
 extern bool may_see_owner(Oid caller, int owner);
 extern void check_may_operate(int64 task_id);
 extern void check_may_see(int64 task_id);
+extern void check_admin(const char *what);
 
 /* ------------------------------------------------------------ arrays */
 

@@ -21,7 +21,8 @@ const STALE_LEASE = 'TK420';
 const WAIT = '1 s';
 /* What another try, or another connection, may mend; any failure without an SQLSTATE is the network's. */
 const TRANSIENT_CLASSES = new Set(['08', '28', '3D', '40', '53', '55', '57', '58']);
-const READ_ONLY = '25006'; /* a standby that may be promoted */
+/* A standby that may be promoted; switched off, or a copy: somebody may change that. */
+const NOT_NOW = new Set(['25006', 'TK601', 'TK602']);
 const NOT_USABLE = new Set(['42501', '42883', '3F000']);
 const UNKNOWN_STEP_DELAY = 10; /* seconds that a step without a handler here stays away */
 const LONGEST_DELAY = 30 * 86400; /* that the server takes */
@@ -86,7 +87,7 @@ function sqlstate(error) {
 /* Whether another try may help. */
 function isTransient(error) {
   const state = sqlstate(error);
-  if (state) return TRANSIENT_CLASSES.has(state.slice(0, 2)) || state === READ_ONLY;
+  if (state) return TRANSIENT_CLASSES.has(state.slice(0, 2)) || NOT_NOW.has(state);
   return !(error instanceof Stopped || error instanceof TypeError || error instanceof RangeError ||
     error instanceof ReferenceError || error instanceof SyntaxError);
 }

@@ -48,6 +48,8 @@ T = TypeVar("T")
 
 STALE_LEASE = "TK420"
 UNACCEPTABLE = re.compile("22|54|TK400")  # results that the server does not take, now or later
+# Says a standby: another connection may be to the primary. Switched off, or a copy: somebody may change that.
+NOT_NOW = ("25006", "TK601", "TK602")
 WAIT = timedelta(seconds=1)
 UNKNOWN_STEP_DELAY = timedelta(seconds=10)  # stays away a step that this worker has no handler for
 LONGEST_DELAY = timedelta(days=30)  # that the server takes
@@ -103,7 +105,7 @@ def passing(error: BaseException) -> bool:
     """Whether the same call may well succeed on another connection, later."""
     state = sqlstate(error) or ""
     if isinstance(error, psycopg.Error) and not isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
-        return state == "25006"  # a standby: another connection may be to the primary
+        return state in NOT_NOW
     # A limit of the server's (54...) will not move: results too long, too deep.
     return not state.startswith("54")
 

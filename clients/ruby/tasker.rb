@@ -80,8 +80,8 @@ module Tasker
     def passing?(error)
       return true unless error.is_a?(PG::Error)
       state = sqlstate(error)
-      # 25006: a server that is not (yet) the primary.
-      state.nil? || state == '25006' || %w[08 40 53 55 57 58].include?(state[0, 2])
+      # A server that is not (yet) the primary; switched off, or a copy: somebody may change that.
+      state.nil? || %w[25006 TK601 TK602].include?(state) || %w[08 40 53 55 57 58].include?(state[0, 2])
     end
 
     # An interval, for the server.

@@ -80,7 +80,7 @@ SELECT pg_temp.none((SELECT array_agg(m.name ORDER BY m.name) FROM member m JOIN
 		-- definitions are for everybody with a level to read
 		'task_namespaces', 'queues', 'named_tasks', 'named_steps', 'named_step_edges',
 		-- granted to nobody
-		'access_grants', 'idempotency_keys', 'ready_queue', 'timers', 'leases', 'workers')),
+		'access_grants', 'idempotency_keys', 'ready_queue', 'timers', 'leases', 'workers', 'here', 'origin')),
 	'every table of users'' data has a row security policy');
 
 -- ----------------------------------------------------------------------- dump
@@ -91,10 +91,16 @@ SELECT pg_temp.none((SELECT array_agg(m.name ORDER BY m.name) FROM member m JOIN
 		-- partitioned: registering the parent has no effect, each leaf is registered
 		'task_transitions', 'workflow_step_transitions',
 		-- the workers of the original are not the copy's
-		'workers')),
+		'workers',
+		-- says where the database is, so a dump must not have it
+		'here')),
 	'every table, leaf and sequence with users'' data is dumped');
 SELECT pg_temp.none((SELECT array_agg(c.oid::regclass::text) FROM pg_extension e, unnest(e.extconfig, e.extcondition) x (oid, condition)
 	JOIN pg_class c ON c.oid = x.oid WHERE e.extname = 'tasker' AND x.condition <> ''), 'with every row of it');
+-- pg_restore -j loads the tables in any order, and their constraints are there before.
+SELECT pg_temp.none((SELECT array_agg(format('%s on %s', k.conname, k.conrelid::regclass) ORDER BY 1) FROM pg_constraint k
+	JOIN member m ON m.objid = k.conrelid AND m.classid = 'pg_class'::regclass WHERE k.contype = 'f'),
+	'no foreign key, which a parallel restore would trip over');
 -- A row that the install script inserts makes a restore lose the table.
 CREATE FUNCTION pg_temp.rows_of(c regclass) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
