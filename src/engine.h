@@ -107,14 +107,23 @@ typedef struct StepHints
 	LeaseEnds	leases;
 } StepHints;
 
+/* What follows from a completion, held back for a claim of the same call. */
+typedef struct HeldBack
+{
+	StepRefs	children;		/* to take or to release, first */
+	TaskChanges tasks;			/* to settle, last: an active step is seen,
+								 * and tasks are locked after steps */
+} HeldBack;
+
 extern int	step_ref_compare(const void *a, const void *b);
 extern void step_refs_add(StepRefs *refs, int64 task_id, int step_id);
 extern void step_refs_add_counted(StepRefs *refs, int64 task_id, int step_id, int count);
 extern void step_refs_arrays(const StepRefs *refs, Datum *values);
 extern void merge_step_refs(StepRefs *refs);
 extern bool lower_counters(StepRefs *children);
-extern void hold_back_children(StepRefs *children);
-extern void release_held_back(StepRefs *children);
+extern void hold_back(HeldBack *what);
+extern TaskChanges *held_back_tasks(void);
+extern void release_held_back(StepRefs *children, TaskChanges *changes);
 extern void release_children(StepRefs *satisfied, TaskChanges *changes);
 extern void step_hints_init(StepHints *hints);
 extern void insert_hints(StepHints *hints);
