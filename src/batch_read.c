@@ -282,7 +282,6 @@ take_steps(Batch *batch, int limit, bool lock)
 	TaskerSection section;
 	int			n;
 
-	note_lane_taken(lane);
 	begin_statements(batch, &section);
 	n = (int) tasker_run(take, values, NULL);
 	batch->wave = palloc(Max(n, 1) * sizeof(BatchStep *));

@@ -172,7 +172,9 @@ SELECT is(roles.try('roles_member', format('SELECT tasker.pause_task(%s)', :a)),
 GRANT "roles Ann" TO roles_member;
 SELECT is(roles.try('roles_member', format('SELECT tasker.pause_task(%s)', :a)), 'true', 'a member of the owner acts for it');
 SELECT is(roles.try('roles_member', format('SELECT tasker.pause_task(%s)', :b)), 'TK200', 'but not for others');
+REVOKE "roles Ann" FROM roles_member;
 ALTER ROLE roles_member NOINHERIT;
+GRANT "roles Ann" TO roles_member;
 SELECT is(roles.try('roles_member', format('SELECT tasker.pause_task(%s)', :a)), '42501', 'one that does not inherit does not');
 
 -- ----------------------------------------------------------------------- names
