@@ -31,6 +31,11 @@ CREATE FUNCTION tasker.executors(OUT pid int, OUT owner int, OUT state text, OUT
 COMMENT ON FUNCTION tasker.executors() IS
 'The executors of this database that serve owners whom the caller may see, and what each runs; view tasker.executing shows it with names. Example: SELECT * FROM tasker.executors();';
 
+CREATE FUNCTION tasker.take_turn() RETURNS boolean
+	AS 'MODULE_PATHNAME', 'tasker_take_turn' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION tasker.take_turn() IS
+'For tasker itself: may this transaction run steps that lost an attempt since their process ended? One at a time may, and it is granted to nobody, or others'' steps could be kept waiting. Example: SELECT tasker.take_turn();';
+
 CREATE FUNCTION tasker.task_wait(task_id bigint, timeout interval DEFAULT NULL) RETURNS text
 	AS 'MODULE_PATHNAME', 'tasker_task_wait' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION tasker.task_wait(bigint, interval) IS

@@ -19,6 +19,7 @@
 #include "engine.h"
 #include "miscadmin.h"
 #include "recorder.h"
+#include "storage/lock.h"
 
 /* A step that somebody holds locked is left out: if it is guilty it comes again. */
 static TaskerQuery lock_steps = {
@@ -267,4 +268,47 @@ record_cut_offs(void)
 	write_changes(&note_errors, &noted);
 	write_changes(&count_attempts, &counted);
 	tasker_leave(&section);
+}
+
+/* ----------------------------------------------------------------- one at a time */
+
+/*
+ * The lock under which they run. No user can take one of this type: nothing
+ * but this has used it for long.
+ */
+static LOCKTAG
+turn_lock(void)
+{
+	LOCKTAG		tag = {
+		.locktag_field1 = MyDatabaseId,
+		.locktag_field2 = 0x5441534b,	/* TASK */
+		.locktag_field3 = 430,
+		.locktag_type = LOCKTAG_USERLOCK,
+		.locktag_lockmethodid = USER_LOCKMETHOD,
+	};
+
+	return tag;
+}
+
+/* Does a transaction, not this one, run such a step now? */
+bool
+cut_off_step_runs(void)
+{
+	LOCKTAG		tag = turn_lock();
+	bool		taken = LockAcquire(&tag, ExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL;
+
+	if (!taken)
+		LockRelease(&tag, ExclusiveLock, false);
+	return taken;
+}
+
+PG_FUNCTION_INFO_V1(tasker_take_turn);
+
+/* take_turn(): asked by the query that takes steps, of those that lost an attempt by it */
+Datum
+tasker_take_turn(PG_FUNCTION_ARGS)
+{
+	LOCKTAG		tag = turn_lock();
+
+	PG_RETURN_BOOL(LockAcquire(&tag, ExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL);
 }

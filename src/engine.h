@@ -157,14 +157,11 @@ extern double backoff_seconds(const Backoff *backoff, int attempts, double rando
 
 /* ------------------------------------------------------------ cut_off.c */
 
-/*
- * The error of a step in the midst of which its process ended, and the lock
- * under which such steps run one after the other: no two at a time.
- */
+/* The SQLSTATE of a step in the midst of which its process ended. */
 #define CUT_OFF_STATE	"TK430"
-#define CUT_OFF_LOCK	"1413567307, 430"
 
 extern void record_cut_offs(void);
+extern bool cut_off_step_runs(void);
 
 /* ------------------------------------------------------------ due.c */
 

@@ -17,16 +17,6 @@
 #include "utils/acl.h"
 #include "utils/syscache.h"
 
-/* Is a step at it that must run alone among its like? */
-static TaskerQuery cut_off_lock = {
-	.sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks l, (VALUES (" CUT_OFF_LOCK ")) AS k (class, object) "
-	"WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.classid = k.class::oid AND l.objid = k.object::oid "
-	"AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d "
-	"WHERE d.datname = pg_catalog.current_database()) AND l.granted)",
-	.columns = {BOOLOID},
-	.read_only = true,
-};
-
 typedef char *(*Obstacle) (ExplainedStep *step);
 
 /* What pg_stat_activity calls a background worker is its own affair. */
@@ -177,8 +167,7 @@ waits_for_its_like(ExplainedStep *step)
 {
 	if (step->attempts == 0 || step->sqlstate == NULL || strcmp(step->sqlstate, CUT_OFF_STATE) != 0)
 		return NULL;
-	tasker_run(&cut_off_lock, NULL, NULL);
-	if (!DatumGetBool(tasker_value_notnull(0, 1)))
+	if (!cut_off_step_runs())
 		return NULL;
 	return pstrdup("steps in which a process ended are run one at a time, and another one is at it");
 }
