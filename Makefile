@@ -4,6 +4,7 @@
 #   make demo                               a throwaway cluster runs a workflow and shows it
 #   make test                               everything that CI runs
 #   make conformance                        the clients' tests in their long form, a quarter of an hour
+#   make test-matrix                        the suites against every major of PostgreSQL that Debian has, as root
 #   make bench, make bench-full             tasker, its peers and the floor, side by side (bench/README.md)
 #   make chaos                              faults at random for ten minutes and more, see docs/delivery.md
 
@@ -38,7 +39,7 @@ endif
 
 PG_CONFIG ?= pg_config
 # The goals that bring a server along must work before there is one.
-ifneq ($(filter-out test chaos conformance demo demo-stop bench bench-full,$(or $(MAKECMDGOALS),all)),)
+ifneq ($(filter-out test chaos conformance test-matrix demo demo-stop bench bench-full,$(or $(MAKECMDGOALS),all)),)
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 endif
@@ -56,6 +57,10 @@ test:
 # Workers of all clients, their servers and poolers are killed, again and again.
 conformance:
 	@SUITE=clients CONFORMANCE=long TEST_TIMEOUT=3600 test/run
+
+# PostgreSQL 13, 15, 17 and 18, each in a root directory of its own.
+test-matrix:
+	@test/matrix/run
 
 # Suite chaos in its long form: DURATION=seconds of faults, SEED=….
 chaos:
@@ -83,4 +88,4 @@ check-format:
 	@PG_CONFIG=$(PG_CONFIG) test/lib/indent.sh --check src/*.[ch]
 
 # The directory of that name does not matter.
-.PHONY: test chaos conformance demo demo-stop bench bench-full format check-format
+.PHONY: test chaos conformance test-matrix demo demo-stop bench bench-full format check-format

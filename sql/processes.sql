@@ -20,6 +20,11 @@ CREATE FUNCTION tasker.tick(now timestamptz DEFAULT NULL, max_timers int DEFAULT
 COMMENT ON FUNCTION tasker.tick(timestamptz, int) IS
 'One unit of the scheduler''s work, as if it were that time: steps whose time has come become ready, tasks with failed steps are looked at, and with tasker.retention some tasks that ended long ago are removed. Returns how many timers were served. Errors: TK500 not an operator. Example: SELECT tasker.tick();';
 
+CREATE FUNCTION tasker.lock_cut_off() RETURNS boolean
+	AS 'MODULE_PATHNAME', 'tasker_lock_cut_off' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION tasker.lock_cut_off() IS
+'For statements of tasker''s own: takes the lock under which steps run whose process ended before, one at a time. TK500 for anybody else. Example: none.';
+
 CREATE PROCEDURE tasker.run(max_duration interval DEFAULT NULL, max_steps int DEFAULT NULL)
 	AS 'MODULE_PATHNAME', 'tasker_run_procedure' LANGUAGE C;
 COMMENT ON PROCEDURE tasker.run(interval, int) IS
@@ -30,11 +35,6 @@ CREATE FUNCTION tasker.executors(OUT pid int, OUT owner int, OUT state text, OUT
 	AS 'MODULE_PATHNAME', 'tasker_executing' LANGUAGE C VOLATILE ROWS 10;
 COMMENT ON FUNCTION tasker.executors() IS
 'The executors of this database that serve owners whom the caller may see, and what each runs; view tasker.executing shows it with names. Example: SELECT * FROM tasker.executors();';
-
-CREATE FUNCTION tasker.take_turn() RETURNS boolean
-	AS 'MODULE_PATHNAME', 'tasker_take_turn' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION tasker.take_turn() IS
-'For tasker itself: may this transaction run steps that lost an attempt since their process ended? One at a time may, and it is granted to nobody, or others'' steps could be kept waiting. Example: SELECT tasker.take_turn();';
 
 CREATE FUNCTION tasker.task_wait(task_id bigint, timeout interval DEFAULT NULL) RETURNS text
 	AS 'MODULE_PATHNAME', 'tasker_task_wait' LANGUAGE C VOLATILE;

@@ -17,6 +17,18 @@
 #include "utils/acl.h"
 #include "utils/syscache.h"
 
+/* Is a step at it that must run alone among its like? */
+static TaskerQuery cut_off_lock = {
+	.sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks l "
+	"WHERE l.locktype = 'object' AND l.classid = 'pg_catalog.pg_namespace'::pg_catalog.regclass "
+	"AND l.objid = 'tasker'::pg_catalog.regnamespace AND l.objsubid = $1 "
+	"AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d "
+	"WHERE d.datname = pg_catalog.current_database()) AND l.granted)",
+	.args = {INT4OID},
+	.columns = {BOOLOID},
+	.read_only = true,
+};
+
 typedef char *(*Obstacle) (ExplainedStep *step);
 
 /* What pg_stat_activity calls a background worker is its own affair. */
@@ -165,9 +177,12 @@ count_executors(const ExplainedStep *step, ExecutorState state)
 static char *
 waits_for_its_like(ExplainedStep *step)
 {
+	Datum		number = Int32GetDatum(CUT_OFF_LOCK);
+
 	if (step->attempts == 0 || step->sqlstate == NULL || strcmp(step->sqlstate, CUT_OFF_STATE) != 0)
 		return NULL;
-	if (!cut_off_step_runs())
+	tasker_run(&cut_off_lock, &number, NULL);
+	if (!DatumGetBool(tasker_value_notnull(0, 1)))
 		return NULL;
 	return pstrdup("steps in which a process ended are run one at a time, and another one is at it");
 }
