@@ -5,8 +5,8 @@
 # The new server is the one of PG_CONFIG, else PostgreSQL 17 of Debian 13,
 # whose packages are unpacked, not installed, below .work/upgrade and given
 # their own C library; the old one is that of the tests (test/lib/cluster.sh).
-# Prints what is checked; exits with 0 if all is well. It takes half a minute,
-# and one more for the packages the first time.
+# Prints what is checked; exits with 0 if all is well. It takes a minute, and
+# another one for the packages the first time.
 set -euo pipefail
 umask 022
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
