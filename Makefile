@@ -5,7 +5,9 @@
 #   make test                               everything that CI runs
 #   make conformance                        the clients' tests in their long form, a quarter of an hour
 #   make test-upgrade                       pg_upgrade to the next major version, with work in flight
+#   make test-matrix                        the suites against every major of PostgreSQL that Debian has, as root
 #   make bench, make bench-full             tasker, its peers and the floor, side by side (bench/README.md)
+#   make chaos                              faults at random for ten minutes and more, see docs/delivery.md
 
 MODULE_big = tasker
 EXTENSION = tasker
@@ -38,7 +40,7 @@ endif
 
 PG_CONFIG ?= pg_config
 # The goals that bring a server along must work before there is one.
-ifneq ($(filter-out test test-upgrade conformance demo demo-stop bench bench-full,$(or $(MAKECMDGOALS),all)),)
+ifneq ($(filter-out test test-upgrade chaos conformance test-matrix demo demo-stop bench bench-full,$(or $(MAKECMDGOALS),all)),)
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 endif
@@ -60,6 +62,14 @@ test-upgrade:
 # Workers of all clients, their servers and poolers are killed, again and again.
 conformance:
 	@SUITE=clients CONFORMANCE=long TEST_TIMEOUT=3600 test/run
+
+# PostgreSQL 13, 15, 17 and 18, each in a root directory of its own.
+test-matrix:
+	@test/matrix/run
+
+# Suite chaos in its long form: DURATION=seconds of faults, SEED=….
+chaos:
+	@SUITE=chaos DURATION=$(or $(DURATION),600) TEST_TIMEOUT=$$(($(or $(DURATION),600) * 3 + 900)) test/run
 
 # A throwaway cluster that runs a workflow and shows it.
 demo:
@@ -83,4 +93,4 @@ check-format:
 	@PG_CONFIG=$(PG_CONFIG) test/lib/indent.sh --check src/*.[ch]
 
 # The directory of that name does not matter.
-.PHONY: test test-upgrade conformance demo demo-stop bench bench-full format check-format
+.PHONY: test test-upgrade chaos conformance test-matrix demo demo-stop bench bench-full format check-format

@@ -22,6 +22,7 @@
 #include "fault.h"
 #include "miscadmin.h"
 #include "results.h"
+#include "shared.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
@@ -245,6 +246,7 @@ write_batch(Batch *batch, BatchStep **rest, int nrest)
 	{
 		step_arrays(rest, nrest, values);
 		tasker_run(&put_back, values, NULL);
+		wake_lane_at_commit(batch->runner->lane, lane_begin);
 	}
 	end_statements(&section);
 }

@@ -11,6 +11,7 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "engine.h"
+#include "shared.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -25,25 +26,25 @@
 	"FROM tasker.ready_queue q " \
 	"JOIN tasker.workflow_steps s ON s.task_id = q.task_id AND s.step_id = q.step_id " \
 	"JOIN tasker.tasks t ON t.task_id = q.task_id " \
-	"WHERE q.lane = $1 AND ((s.state = 'enqueued' AND t.state IN ('pending', 'in_progress')) " \
+	"WHERE q.lane = $1 AND (q.rank, q.task_id, q.step_id) >= ($3, $4, $5) AND ((s.state = 'enqueued' AND t.state IN ('pending', 'in_progress')) " \
 	"OR s.state IN ('complete', 'cancelled', 'skipped', 'resolved_manually')) " \
 	"AND (s.attempts = 0 OR s.last_error IS NULL OR s.last_error ->> 'sqlstate' <> '" CUT_OFF_STATE "' " \
-	"OR pg_catalog.pg_try_advisory_xact_lock(" CUT_OFF_LOCK ")) " \
+	"OR tasker.lock_cut_off()) " \
 	"ORDER BY q.rank, q.task_id, q.step_id LIMIT $2 " locking "), " \
 	"d AS (DELETE FROM tasker.ready_queue q USING c " \
 	"WHERE q.lane = c.lane AND q.rank = c.rank AND q.task_id = c.task_id AND q.step_id = c.step_id) " \
-	"SELECT c.task_id, c.step_id, c.step_no, c.attempts, c.state FROM c"
+	"SELECT c.task_id, c.step_id, c.step_no, c.attempts, c.state, c.rank FROM c"
 
 static TaskerQuery take_optimistic = {
 	.sql = TAKE("FOR UPDATE OF q SKIP LOCKED"),
-	.args = {INT4OID, INT4OID},
-	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID},
+	.args = {INT4OID, INT4OID, INT4OID, INT8OID, INT4OID},
+	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID, INT4OID},
 };
 
 static TaskerQuery take_locked = {
 	.sql = TAKE("FOR NO KEY UPDATE OF q, s, t SKIP LOCKED"),
-	.args = {INT4OID, INT4OID},
-	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID},
+	.args = {INT4OID, INT4OID, INT4OID, INT8OID, INT4OID},
+	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID, INT4OID},
 };
 
 static TaskerQuery read_tasks = {
@@ -273,7 +274,11 @@ void
 take_steps(Batch *batch, int limit, bool lock)
 {
 	TaskerQuery *take = lock ? &take_locked : &take_optimistic;
-	Datum		values[2] = {Int32GetDatum(batch->runner->lane), Int32GetDatum(limit)};
+	int			lane = batch->runner->lane;
+	LaneLook	look = look_at_lane(lane);
+	Datum		values[5] = {Int32GetDatum(lane), Int32GetDatum(limit), Int32GetDatum(look.from.rank),
+	Int64GetDatum(look.from.task_id), Int32GetDatum(look.from.step_id)};
+	LaneKey		last = lane_end;
 	TaskerSection section;
 	int			n;
 
@@ -285,6 +290,8 @@ take_steps(Batch *batch, int limit, bool lock)
 		BatchStep  *step;
 		bool		found;
 
+		last = lane_key(DatumGetInt32(tasker_value_notnull(row, 6)), DatumGetInt64(tasker_value_notnull(row, 1)),
+						DatumGetInt32(tasker_value_notnull(row, 2)));
 		if (step_state_from_text(tasker_value_notnull(row, 5)) != STEP_ENQUEUED)
 			continue;
 		step = batch_step(batch, DatumGetInt64(tasker_value_notnull(row, 1)),
@@ -297,6 +304,7 @@ take_steps(Batch *batch, int limit, bool lock)
 		step->from = STEP_ENQUEUED;
 		batch->wave[batch->nwave++] = step;
 	}
+	lane_looked_at(&look, last);
 	batch->result.taken = n;
 	load_inputs(batch);
 	end_statements(&section);

@@ -120,9 +120,9 @@ static TaskerQuery hint_roots = {
 	"SELECT COALESCE(s.queue_id, -$3), -($4 + s.priority), c.task_id, s.step_no "
 	"FROM pg_catalog.unnest($1) AS c (task_id) "
 	"CROSS JOIN LATERAL (SELECT * FROM tasker.named_steps WHERE named_task_id = $2 AND parents = 0) AS s "
-	"RETURNING lane",
+	"RETURNING lane, rank, task_id, step_id",
 	.args = {INT8ARRAYOID, INT4OID, INT4OID, INT4OID},
-	.columns = {INT4OID},
+	.columns = {INT4OID, INT4OID, INT8OID, INT4OID},
 };
 
 static TaskerQuery time_roots = {
@@ -440,7 +440,10 @@ insert_all(Request *request, const Template *template, int owner, DatumList *ids
 		uint64		n = tasker_run(&hint_roots, values, NULL);
 
 		for (uint64 row = 0; row < n; row++)
-			wake_lane_at_commit(DatumGetInt32(tasker_value_notnull(row, 1)));
+			wake_lane_at_commit(DatumGetInt32(tasker_value_notnull(row, 1)),
+								lane_key(DatumGetInt32(tasker_value_notnull(row, 2)),
+										 DatumGetInt64(tasker_value_notnull(row, 3)),
+										 DatumGetInt32(tasker_value_notnull(row, 4))));
 	}
 }
 

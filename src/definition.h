@@ -63,7 +63,8 @@ extern char *json_string(const JsonPlace *place, const JsonbValue *value);
 extern char *json_name(const JsonPlace *place, const JsonbValue *value, const char *what);
 extern bool json_bool(const JsonPlace *place, const JsonbValue *value);
 extern double json_number(const JsonPlace *place, const JsonbValue *value, double min, double max);
-extern int	json_int(const JsonPlace *place, const JsonbValue *value, int min, int max);
+extern int	json_int(const JsonPlace *place, const JsonbValue *value, int min, int max,
+					 const char *setting);
 extern Interval json_interval(const JsonPlace *place, const JsonbValue *value, bool zero);
 
 /* ------------------------------------------------------------ definitions */

@@ -355,8 +355,9 @@ json_number(const JsonPlace *place, const JsonbValue *value, double min, double 
 	return number;
 }
 
+/* The setting is what the largest number comes from, or NULL. */
 int
-json_int(const JsonPlace *place, const JsonbValue *value, int min, int max)
+json_int(const JsonPlace *place, const JsonbValue *value, int min, int max, const char *setting)
 {
 	double		number;
 
@@ -369,7 +370,8 @@ json_int(const JsonPlace *place, const JsonbValue *value, int min, int max)
 				 number != rint(number) ? errmsg("\"%s\" is not a whole number", place_key(place)) :
 				 errmsg("\"%s\" is out of range", place_key(place)),
 				 errdetail("At %s there is %s.", place_text(place), json_shown(value)),
-				 errhint("Give a whole number from %d to %d.", min, max)));
+				 setting == NULL ? errhint("Give a whole number from %d to %d.", min, max) :
+				 errhint("Give a whole number from %d to %d (%s).", min, max, setting)));
 	return (int) number;
 }
 

@@ -13,7 +13,6 @@
 
 #include "miscadmin.h"
 
-#define MAX_ATTEMPTS	10000	/* that tasker.max_attempts can be */
 #define MAX_PRIORITY	1000000
 
 enum
@@ -142,17 +141,6 @@ read_kind(const JsonPlace *place, const JsonbValue *value)
 }
 
 static void
-check_attempts(const JsonPlace *place, int n)
-{
-	if (n > tasker_max_attempts)
-		ereport(ERROR,
-				(errcode(ERRCODE_TASKER_BAD_NUMBER),
-				 errmsg("a step has too many attempts"),
-				 errdetail("At %s there are %d, and tasker.max_attempts is %d.", place_text(place), n, tasker_max_attempts),
-				 errhint("Give it fewer, or have a superuser raise tasker.max_attempts.")));
-}
-
-static void
 read_delays(const JsonPlace *place, const JsonbValue *value, StepPolicy *policy)
 {
 	int			n;
@@ -242,11 +230,8 @@ read_retry(const JsonPlace *place, const JsonbValue *value, StepPolicy *policy)
 		policy->backoff = read_kind(&here[RETRY_BACKOFF], &fields[RETRY_BACKOFF]);
 	check_retry_keys(place, fields, policy->backoff);
 	if (given(&fields[RETRY_MAX_ATTEMPTS]))
-	{
 		policy->max_attempts = json_int(&here[RETRY_MAX_ATTEMPTS], &fields[RETRY_MAX_ATTEMPTS],
-										1, MAX_ATTEMPTS);
-		check_attempts(&here[RETRY_MAX_ATTEMPTS], policy->max_attempts);
-	}
+										1, tasker_max_attempts, "tasker.max_attempts");
 	if (given(&fields[RETRY_BASE]))
 		policy->base = json_interval(&here[RETRY_BASE], &fields[RETRY_BASE],
 									 policy->backoff == BACKOFF_FIXED);
@@ -288,7 +273,7 @@ read_policy(const JsonPlace *place, const JsonbValue *fields, StepPolicy *policy
 		policy->lease = json_interval(&here[POLICY_LEASE], &fields[POLICY_LEASE], false);
 	if (given(&fields[POLICY_PRIORITY]))
 		policy->priority = json_int(&here[POLICY_PRIORITY], &fields[POLICY_PRIORITY],
-									-MAX_PRIORITY, MAX_PRIORITY);
+									-MAX_PRIORITY, MAX_PRIORITY, NULL);
 }
 
 /* ------------------------------------------------------------ steps */

@@ -13,6 +13,7 @@
  */
 #include "claims.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "guard.h"
 #include "miscadmin.h"
@@ -23,7 +24,8 @@
 
 /*
  * $3 is the owner whose steps may be taken, null for everybody's; only what
- * comes before $5, $6, $7 in the order of the queue is.
+ * comes before $5, $6, $7 in the order of the queue, and not before $8, $9, $10,
+ * is.
  */
 static TaskerQuery take = {
 	.sql = "WITH c AS MATERIALIZED (SELECT k.* FROM pg_catalog.unnest($1) AS l (lane) CROSS JOIN LATERAL ("
@@ -31,7 +33,8 @@ static TaskerQuery take = {
 	"FROM tasker.ready_queue q "
 	"JOIN tasker.workflow_steps s ON s.task_id = q.task_id AND s.step_id = q.step_id "
 	"JOIN tasker.tasks t ON t.task_id = q.task_id "
-	"WHERE q.lane = l.lane AND (q.rank, q.task_id, q.step_id) < ($5, $6, $7) AND ((s.state = 'enqueued' AND t.state IN ('pending', 'in_progress') "
+	"WHERE q.lane = l.lane AND (q.rank, q.task_id, q.step_id) < ($5, $6, $7) "
+	"AND (q.rank, q.task_id, q.step_id) >= ($8, $9, $10) AND ((s.state = 'enqueued' AND t.state IN ('pending', 'in_progress') "
 	"AND ($3 IS NULL OR t.owner = $3)) "
 	"OR s.state IN ('complete', 'cancelled', 'skipped', 'resolved_manually')) "
 	"ORDER BY q.rank, q.task_id, q.step_id LIMIT $2 FOR NO KEY UPDATE OF q, s SKIP LOCKED) AS k), "
@@ -40,7 +43,7 @@ static TaskerQuery take = {
 	"WHERE q.lane = f.lane AND q.rank = f.rank AND q.task_id = f.task_id AND q.step_id = f.step_id) "
 	"SELECT f.task_id, f.step_id, f.step_no, f.attempts, f.state, f.checkpoint, u.name, f.rank "
 	"FROM f LEFT JOIN tasker.queues u ON u.queue_id = f.lane ORDER BY f.rank, f.task_id, f.step_id",
-	.args = {INT4ARRAYOID, INT4OID, INT4OID, INT4OID, INT4OID, INT8OID, INT4OID},
+	.args = {INT4ARRAYOID, INT4OID, INT4OID, INT4OID, INT4OID, INT8OID, INT4OID, INT4OID, INT8OID, INT4OID},
 	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID, JSONBOID, TEXTOID, INT4OID},
 };
 
@@ -54,7 +57,8 @@ static TaskerQuery take_merged = {
 	"FROM tasker.ready_queue q "
 	"JOIN tasker.workflow_steps s ON s.task_id = q.task_id AND s.step_id = q.step_id "
 	"JOIN tasker.tasks t ON t.task_id = q.task_id "
-	"WHERE q.lane = l.lane AND (q.rank, q.task_id, q.step_id) < ($5, $6, $7) AND ((s.state = 'enqueued' AND t.state IN ('pending', 'in_progress') "
+	"WHERE q.lane = l.lane AND (q.rank, q.task_id, q.step_id) < ($5, $6, $7) "
+	"AND (q.rank, q.task_id, q.step_id) >= ($8, $9, $10) AND ((s.state = 'enqueued' AND t.state IN ('pending', 'in_progress') "
 	"AND ($3 IS NULL OR t.owner = $3)) "
 	"OR s.state IN ('complete', 'cancelled', 'skipped', 'resolved_manually')) "
 	"ORDER BY q.rank, q.task_id, q.step_id LIMIT $4) AS k), "
@@ -69,7 +73,7 @@ static TaskerQuery take_merged = {
 	"WHERE q.lane = f.lane AND q.rank = f.rank AND q.task_id = f.task_id AND q.step_id = f.step_id) "
 	"SELECT f.task_id, f.step_id, f.step_no, f.attempts, f.state, f.checkpoint, u.name, f.rank "
 	"FROM f LEFT JOIN tasker.queues u ON u.queue_id = f.lane ORDER BY f.rank, f.task_id, f.step_id",
-	.args = {INT4ARRAYOID, INT4OID, INT4OID, INT4OID, INT4OID, INT8OID, INT4OID},
+	.args = {INT4ARRAYOID, INT4OID, INT4OID, INT4OID, INT4OID, INT8OID, INT4OID, INT4OID, INT8OID, INT4OID},
 	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID, JSONBOID, TEXTOID, INT4OID},
 };
 
@@ -164,35 +168,59 @@ add_row(Claimed *claimed, uint64 row, StepState from)
 	return step;
 }
 
-/* In the order of a queue: by rank, then by task and step, the older one first. */
-static int
-compare_claimed(const void *a, const void *b)
-{
-	const ClaimedStep *x = a;
-	const ClaimedStep *y = b;
-
-	if (x->rank != y->rank)
-		return x->rank < y->rank ? -1 : 1;
-	if (x->step->key.task_id != y->step->key.task_id)
-		return x->step->key.task_id < y->step->key.task_id ? -1 : 1;
-	return x->step->key.step_id < y->step->key.step_id ? -1 : x->step->key.step_id > y->step->key.step_id;
-}
-
 /* ----------------------------------------------------------------- the queues */
 
+static void
+key_values(LaneKey key, Datum *values)
+{
+	values[0] = Int32GetDatum(key.rank);
+	values[1] = Int64GetDatum(key.task_id);
+	values[2] = Int32GetDatum(key.step_id);
+}
+
 /*
- * Take steps off the queues that come before the bound, if there is one. Rows of
- * steps that somebody ended meanwhile go too, and must not stand for steps: so
- * it looks until there are enough or no more.
+ * One statement's worth of steps that come before the bound, at most so many;
+ * of several queues the first so many are looked at. Returns how many rows there
+ * were. Where one queue's rows begin is known, and found out for the next one.
+ */
+static int
+take_once(Claimed *claimed, const Claim *claim, LaneKey bound, int wanted, int peek)
+{
+	bool		merged = claim->nlanes > 1;
+	LaneLook	look = {.from = lane_begin};
+	LaneKey		last = lane_end;
+	Datum		values[10] = {claim->lanes, Int32GetDatum(wanted), claim->owner, Int32GetDatum(peek)};
+	char		nulls[11] = "          ";
+	int			n;
+
+	nulls[2] = claim->no_owner;
+	if (!merged)
+		look = look_at_lane(claim->first_lane);
+	key_values(bound, &values[4]);
+	key_values(look.from, &values[7]);
+	n = (int) tasker_run(merged ? &take_merged : &take, values, nulls);
+	for (int row = 0; row < n; row++)
+	{
+		last = lane_key(DatumGetInt32(tasker_value_notnull(row, 8)), DatumGetInt64(tasker_value_notnull(row, 1)),
+						DatumGetInt32(tasker_value_notnull(row, 2)));
+		if (step_state_from_text(tasker_value_notnull(row, 5)) == STEP_ENQUEUED)
+			(void) add_row(claimed, row, STEP_ENQUEUED);
+	}
+	/* whoever skips others' steps, or does not see the latest, has not looked */
+	if (!merged && claim->no_owner == 'n' && !IsolationUsesXactSnapshot() &&
+		lane_key_compare(&bound, &lane_end) == 0)
+		lane_looked_at(&look, last);
+	return n;
+}
+
+/*
+ * Take steps off the queues that come before the bound. Rows of steps that
+ * somebody ended meanwhile go too, and must not stand for steps: so it looks
+ * until there are enough or no more.
  */
 static void
-take_queued(Claimed *claimed, const Claim *claim, const ClaimedStep *bound)
+take_queued(Claimed *claimed, const Claim *claim, LaneKey bound)
 {
-	Datum		values[7] = {claim->lanes, (Datum) 0, claim->owner, (Datum) 0,
-		Int32GetDatum(bound == NULL ? PG_INT32_MAX : bound->rank),
-		Int64GetDatum(bound == NULL ? PG_INT64_MAX : bound->step->key.task_id),
-	Int32GetDatum(bound == NULL ? PG_INT32_MAX : bound->step->key.step_id)};
-	char		nulls[8] = "       ";
 	bool		merged = claim->nlanes > 1;
 	int			peek = claim->limit;
 	int			wanted,
@@ -200,22 +228,33 @@ take_queued(Claimed *claimed, const Claim *claim, const ClaimedStep *bound)
 
 	if (claim->nlanes == 0)
 		return;
-	nulls[2] = claim->no_owner;
 	do
 	{
 		wanted = claim->limit - claimed->n;
-		values[1] = Int32GetDatum(wanted);
-		values[3] = Int32GetDatum(peek);
-		n = (int) tasker_run(merged ? &take_merged : &take, values, nulls);
-		for (int row = 0; row < n; row++)
-			if (step_state_from_text(tasker_value_notnull(row, 5)) == STEP_ENQUEUED)
-				(void) add_row(claimed, row, STEP_ENQUEUED);
+		n = take_once(claimed, claim, bound, wanted, peek);
 		CHECK_FOR_INTERRUPTS();
 		/* others may hold all that was looked at: look further */
 		if (n < wanted)
 			peek *= PEEK_FURTHER;
 	} while (claimed->n < claim->limit &&
 			 (n == wanted || (merged && peek <= claim->limit * PEEK_FURTHER * PEEK_FURTHER)));
+}
+
+/* Where in a queue the step would be. */
+static LaneKey
+claimed_key(const ClaimedStep *item)
+{
+	return lane_key(item->rank, item->step->key.task_id, item->step->key.step_id);
+}
+
+/* In the order of a queue: by rank, then by task and step, the older one first. */
+static int
+compare_claimed(const void *a, const void *b)
+{
+	LaneKey		x = claimed_key(a);
+	LaneKey		y = claimed_key(b);
+
+	return lane_key_compare(&x, &y);
 }
 
 /* --------------------------------------------------- children just released */
@@ -227,7 +266,7 @@ find_candidates(Claimed *candidates, const Claim *claim)
 	Datum		values[5];
 	uint64		n;
 
-	step_refs_arrays(&claim->released, values);
+	step_refs_arrays(&claim->held.children, values);
 	values[3] = claim->lanes;
 	values[4] = claim->owner;
 	n = tasker_run(&released_children, values, claim->no_owner == 'n' ? "    n" : NULL);
@@ -243,7 +282,7 @@ find_candidates(Claimed *candidates, const Claim *claim)
 
 /* Release the children that were not taken, as if nobody had held them back. */
 static void
-release_rest(const Claim *claim, const ClaimedStep *taken, int ntaken)
+release_rest(Claim *claim, const ClaimedStep *taken, int ntaken)
 {
 	StepRefs	rest = {0};
 	StepRefs	gone = {0};
@@ -252,9 +291,9 @@ release_rest(const Claim *claim, const ClaimedStep *taken, int ntaken)
 		step_refs_add(&gone, taken[i].step->key.task_id, taken[i].step->key.step_id);
 	if (ntaken > 0)
 		qsort(gone.items, gone.length, sizeof(StepRef), step_ref_compare);
-	for (int i = 0; i < claim->released.length; i++)
+	for (int i = 0; i < claim->held.children.length; i++)
 	{
-		StepRef    *child = &claim->released.items[i];
+		StepRef    *child = &claim->held.children.items[i];
 
 		if (ntaken == 0 || bsearch(child, gone.items, ntaken, sizeof(StepRef), step_ref_compare) == NULL)
 			step_refs_add_counted(&rest, child->task_id, child->step_id, child->count);
@@ -264,10 +303,10 @@ release_rest(const Claim *claim, const ClaimedStep *taken, int ntaken)
 		/* they are changed in two statements: lock all of them in order first */
 		Datum		values[3];
 
-		step_refs_arrays(&claim->released, values);
+		step_refs_arrays(&claim->held.children, values);
 		tasker_run(&lock_children, values, NULL);
 	}
-	release_held_back(&rest);
+	release_held_back(&rest, &claim->held.tasks);
 }
 
 /*
@@ -280,23 +319,23 @@ take_released(Claimed *claimed, Claim *claim)
 	Claimed		candidates = {claimed->batch};
 	int			room;
 
-	merge_step_refs(&claim->released);
+	merge_step_refs(&claim->held.children);
 	find_candidates(&candidates, claim);
 	if (candidates.n > 0)
-		take_queued(claimed, claim, &candidates.items[Min(candidates.n, claim->limit) - 1]);
+		take_queued(claimed, claim, claimed_key(&candidates.items[Min(candidates.n, claim->limit) - 1]));
 	room = Min(candidates.n, claim->limit - claimed->n);
 	for (int i = 0; i < room; i++)
 		add_claimed(claimed, candidates.items[i].step, candidates.items[i].rank,
 					candidates.items[i].queue, candidates.items[i].checkpoint);
 	release_rest(claim, candidates.items, room);
-	claim->released.length = 0;
+	claim->held.children.length = 0;
 }
 
 /* --------------------------------------------------------------------- leases */
 
 /* Forget what is not in progress now: children that somebody changed meanwhile. */
 static void
-drop_changed(Claimed *claimed, uint64 begun)
+drop_changed(Claimed *claimed, Claim *claim, uint64 begun)
 {
 	StepRefs	taken = {0};
 	StepRefs	changed = {0};
@@ -324,12 +363,12 @@ drop_changed(Claimed *claimed, uint64 begun)
 					 errhint("Claim again.")));
 	}
 	claimed->n = kept;
-	release_held_back(&changed);
+	release_held_back(&changed, &claim->held.tasks);
 }
 
 /* Set the steps in progress, each with a lease of its own. */
 static void
-lease_steps(Claimed *claimed, const Claim *claim, TimestampTz now)
+lease_steps(Claimed *claimed, Claim *claim, TimestampTz now)
 {
 	static const Oid types[6] = {INT8OID, INT4OID, TEXTOID, INT4OID, UUIDOID, TIMESTAMPTZOID};
 	DatumList	columns[6];
@@ -360,16 +399,16 @@ lease_steps(Claimed *claimed, const Claim *claim, TimestampTz now)
 	values[7] = TimestampTzGetDatum(now);
 	n = tasker_run(&begin_attempts, values, NULL);
 	if (n != claimed->n)
-		drop_changed(claimed, n);
+		drop_changed(claimed, claim, n);
 }
 
 /*
  * Steps whose input is too large to be handed out must not stand in the way of
- * the others: they fail, but for a child just released, which the next claim
- * from the queue refuses.
+ * the others: they are left in the batch's wave, to fail, but for a child just
+ * released, which the next claim from the queue refuses.
  */
 static void
-drop_oversized(Claimed *claimed)
+drop_oversized(Claimed *claimed, Claim *claim)
 {
 	Batch	   *batch = claimed->batch;
 	StepRefs	children = {0};
@@ -388,24 +427,24 @@ drop_oversized(Claimed *claimed)
 			batch->wave[batch->nwave++] = step;
 	}
 	claimed->n = kept;
-	refuse_steps_of_wave(batch);
-	release_held_back(&children);
+	release_held_back(&children, &claim->held.tasks);
 }
 
 /*
  * Take steps, as many as the claim asks for, and lease them. They have all that
  * their handlers are to be given; *now is when they began. In the batch's memory
- * context.
+ * context. Tasks are locked after all steps, also those of the completion before
+ * this claim.
  */
 ClaimedStep *
 dequeue(Batch *batch, Claim *claim, TimestampTz *now, int *n)
 {
 	Claimed		claimed = {batch};
 
-	if (claim->released.length > 0)
+	if (claim->held.children.length > 0)
 		take_released(&claimed, claim);
 	if (claimed.n < claim->limit)
-		take_queued(&claimed, claim, NULL);
+		take_queued(&claimed, claim, lane_end);
 	guard_require_armed();		/* now: who saw the rows sees what came with
 								 * them */
 	if (claimed.n > 0)
@@ -416,12 +455,15 @@ dequeue(Batch *batch, Claim *claim, TimestampTz *now, int *n)
 		for (int i = 0; i < claimed.n; i++)
 			batch->wave[i] = claimed.items[i].step;
 		load_inputs(batch);
-		drop_oversized(&claimed);
+		drop_oversized(&claimed, claim);
 	}
 	/* not before a parent ended that let go of a step just now */
 	*now = tasker_now();
 	if (claimed.n > 0)
 		lease_steps(&claimed, claim, *now);
+	refuse_steps_of_wave(batch);
+	settle_tasks(&claim->held.tasks);
+	claim->held.tasks.length = 0;
 	*n = claimed.n;
 	return claimed.items;
 }

@@ -27,9 +27,10 @@ nesting(Jsonb *document)
 	while ((token = JsonbIteratorNext(&iterator, &value, false)) != WJB_DONE)
 	{
 		if (token == WJB_BEGIN_ARRAY || token == WJB_BEGIN_OBJECT)
-			deepest = Max(deepest, ++depth);
+			depth++;
 		else if (token == WJB_END_ARRAY || token == WJB_END_OBJECT)
 			depth--;
+		deepest = Max(deepest, depth);
 	}
 	return deepest;
 }

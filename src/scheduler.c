@@ -427,7 +427,7 @@ find_lanes(int *n)
 }
 
 /*
- * Returns false if some lane waits for a worker; counts the steps that were
+ * Returns false if some lane waits for a worker, or for a lock; counts the steps that were
  * refused, of which there may be more.
  */
 static bool
@@ -444,7 +444,12 @@ serve_lanes(int *refusals)
 		if (error == NULL)
 			served &= start_executor(&lanes[i]);
 		else
-			*refusals += refuse_steps(lanes[i].lane, 0, 0, error);
+		{
+			int			n = refuse_steps(lanes[i].lane, 0, 0, error);
+
+			*refusals += n;
+			served &= n > 0;	/* somebody has them locked */
+		}
 	}
 	return served;
 }

@@ -9,20 +9,17 @@
 #include "shared.h"
 
 #include "access/xact.h"
+#include "compat.h"
 #include "miscadmin.h"
 #include "recorder.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
-#include "tasker.h"
 #include "utils/memutils.h"
 
 #include <signal.h>
 
 static TaskerShared *shared = NULL;
 
-#if PG_VERSION_NUM >= 150000
-static shmem_request_hook_type previous_shmem_request_hook = NULL;
-#endif
 static shmem_startup_hook_type previous_shmem_startup_hook = NULL;
 
 /* Lanes beyond these wake the scheduler, which finds them by itself. */
@@ -31,9 +28,11 @@ static shmem_startup_hook_type previous_shmem_startup_hook = NULL;
 /* What this transaction has made; cleared at its end. */
 typedef struct Noted
 {
-	int			lanes[MAX_NOTED];
+	int			lanes[MAX_NOTED];	/* that have got rows ... */
+	LaneKey		first[MAX_NOTED];	/* ... the first of them */
 	int			nlanes;
 	bool		all_lanes;		/* more than could be noted */
+	bool		entered;		/* tasker's statements ran, and may have locked */
 	int64	   *tasks;			/* in TopMemoryContext: told after the commit */
 	int			ntasks;
 	int			tasks_space;
@@ -61,8 +60,8 @@ attach(void)
 			pg_atomic_init_u64(&shared->executors[i].task_id, 0);
 			pg_atomic_init_u32(&shared->executors[i].step_id, 0);
 		}
-		for (int i = 0; i < TASKER_MAX_QUEUES; i++)
-			pg_atomic_init_u64(&shared->queues[i].served_at, 0);
+		for (int i = 0; i < TASKER_MAX_LANES; i++)
+			pg_atomic_init_u64(&shared->lanes[i].served_at, 0);
 		for (int i = 0; i < TASKER_MAX_DATABASES; i++)
 			pg_atomic_init_u32(&shared->guards[i].word, 0);
 	}
@@ -116,16 +115,48 @@ ask_for_scheduler(Oid database)
 	return slot;
 }
 
+/* The lane has got rows, the first of which is the one given. */
 void
-wake_lane_at_commit(int lane)
+wake_lane_at_commit(int lane, LaneKey first)
 {
 	for (int i = 0; i < noted.nlanes; i++)
 		if (noted.lanes[i] == lane)
+		{
+			if (lane_key_compare(&first, &noted.first[i]) < 0)
+				noted.first[i] = first;
 			return;
+		}
 	if (noted.nlanes < MAX_NOTED)
+	{
+		noted.first[noted.nlanes] = first;
 		noted.lanes[noted.nlanes++] = lane;
+	}
 	else
 		noted.scheduler = noted.all_lanes = true;
+}
+
+/* The first row that this transaction itself has put into the lane, lane_end if none. */
+LaneKey
+own_first_in_lane(int lane)
+{
+	for (int i = 0; i < noted.nlanes; i++)
+		if (noted.lanes[i] == lane)
+			return noted.first[i];
+	return noted.all_lanes ? lane_begin : lane_end;
+}
+
+/* Any lane may have got rows. */
+void
+wake_all_lanes_at_commit(void)
+{
+	noted.scheduler = noted.all_lanes = true;
+}
+
+/* Tasker's statements run: what they lock others pass over. */
+void
+note_entered(void)
+{
+	noted.entered = true;
 }
 
 void
@@ -293,153 +324,21 @@ wake_waiters(int lane)
 	}
 }
 
-/* ------------------------------------------------------------------- queues */
-
-/* The queue's slot, or NULL. The caller holds the lock. */
-static QueueSlot *
-queue_slot(int queue_id)
-{
-	for (int i = 0; i < TASKER_MAX_QUEUES; i++)
-		if (shared->queues[i].queue_id == queue_id && shared->queues[i].database == MyDatabaseId)
-			return &shared->queues[i];
-	return NULL;
-}
+/* ------------------------------------------------------------------ telling */
 
 /*
- * The same, made if there is none: of a free one, else of the one that nobody
- * has asked for longest. The caller holds the lock exclusively.
+ * The transaction, or a part of it, is rolled back: rows that others passed over,
+ * since it had taken or locked them, can be taken.
  */
-static QueueSlot *
-make_queue_slot(int queue_id)
-{
-	QueueSlot  *slot = queue_slot(queue_id);
-
-	if (slot != NULL)
-		return slot;
-	for (int i = 0; i < TASKER_MAX_QUEUES; i++)
-	{
-		QueueSlot  *candidate = &shared->queues[i];
-
-		if (!OidIsValid(candidate->database))
-		{
-			slot = candidate;
-			break;
-		}
-		if (!candidate->watched &&
-			(slot == NULL || pg_atomic_read_u64(&candidate->served_at) < pg_atomic_read_u64(&slot->served_at)))
-			slot = candidate;
-	}
-	if (slot == NULL)
-		return NULL;
-	slot->database = MyDatabaseId;
-	slot->queue_id = queue_id;
-	slot->watched = slot->pending = false;
-	pg_atomic_write_u64(&slot->served_at, 0);
-	return slot;
-}
-
-/* Somebody asks the queue for steps. */
-void
-queue_served(int queue_id)
-{
-	uint64		now = (uint64) tasker_now();
-	QueueSlot  *slot;
-
-	tasker_shared();
-	LWLockAcquire(&shared->lock, LW_SHARED);
-	slot = queue_slot(queue_id);
-	if (slot != NULL)
-		pg_atomic_write_u64(&slot->served_at, now);
-	LWLockRelease(&shared->lock);
-	if (slot != NULL)
-		return;
-	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	slot = make_queue_slot(queue_id);
-	if (slot != NULL)
-		pg_atomic_write_u64(&slot->served_at, now);
-	LWLockRelease(&shared->lock);
-}
-
-/* When somebody last did; 0 if it is not known that anybody ever did. */
-TimestampTz
-queue_served_at(int queue_id)
-{
-	QueueSlot  *slot;
-	TimestampTz result;
-
-	tasker_shared();
-	LWLockAcquire(&shared->lock, LW_SHARED);
-	slot = queue_slot(queue_id);
-	result = slot == NULL ? 0 : (TimestampTz) pg_atomic_read_u64(&slot->served_at);
-	LWLockRelease(&shared->lock);
-	return result;
-}
-
-/* The queues of this database whose listeners the scheduler tells. */
-void
-set_watched_queues(const Datum *queue_ids, int n)
-{
-	SchedulerSlot *scheduler;
-
-	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < TASKER_MAX_QUEUES; i++)
-		if (shared->queues[i].database == MyDatabaseId)
-			shared->queues[i].watched = false;
-	for (int i = 0; i < n; i++)
-	{
-		QueueSlot  *slot = make_queue_slot(DatumGetInt32(queue_ids[i]));
-
-		if (slot != NULL)
-			slot->watched = true;
-	}
-	scheduler = scheduler_slot(MyDatabaseId);
-	if (scheduler != NULL)
-		scheduler->notifies = n > 0;
-	LWLockRelease(&shared->lock);
-}
-
-/* A queue of this database whose listeners are to be told now; 0 if none is. */
-int
-next_queue_to_notify(void)
-{
-	int			queue_id = 0;
-
-	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < TASKER_MAX_QUEUES && queue_id == 0; i++)
-	{
-		QueueSlot  *slot = &shared->queues[i];
-
-		if (slot->database == MyDatabaseId && slot->pending)
-		{
-			slot->pending = false;
-			queue_id = slot->queue_id;
-		}
-	}
-	LWLockRelease(&shared->lock);
-	return queue_id;
-}
-
-/* The queue has got steps, 0 for any: its listeners are to be told, if it has some. */
 static void
-note_for_listeners(int queue_id)
+tell_rolled_back(void)
 {
-	SchedulerSlot *scheduler = scheduler_slot(MyDatabaseId);
-
-	if (scheduler == NULL || !scheduler->notifies)
+	if (shared == NULL || !noted.entered)
 		return;
-	for (int i = 0; i < TASKER_MAX_QUEUES; i++)
-	{
-		QueueSlot  *slot = &shared->queues[i];
-
-		if (slot->database != MyDatabaseId || !slot->watched || (queue_id != 0 && slot->queue_id != queue_id))
-			continue;
-		slot->pending = true;
-		if (scheduler->latch != NULL)
-			SetLatch(scheduler->latch);
-	}
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	forget_lane(0);
+	LWLockRelease(&shared->lock);
 }
-
-/* ------------------------------------------------------------------ telling */
 
 /* Tell everybody concerned. Runs after the commit: it can not fail. */
 static void
@@ -452,10 +351,11 @@ tell(void)
 	{
 		ExecutorSlot *executor;
 
+		lower_lane(noted.lanes[i], &noted.first[i]);
 		if (noted.lanes[i] > 0)
 		{
 			wake_waiters(noted.lanes[i]);
-			note_for_listeners(noted.lanes[i]);
+			notify_lane(noted.lanes[i]);
 			continue;
 		}
 		executor = idle_executor(noted.lanes[i]);
@@ -467,7 +367,8 @@ tell(void)
 	if (noted.all_lanes)
 	{
 		wake_waiters(0);
-		note_for_listeners(0);
+		notify_lane(0);
+		forget_lane(0);
 	}
 	if (noted.ntasks > 0)
 		interrupt_executors();
@@ -508,13 +409,12 @@ xact_callback(XactEvent event, void *arg)
 	{
 		case XACT_EVENT_COMMIT:
 			if (anything_noted())
-			{
 				tell();
-				forget_noted();
-			}
+			forget_noted();
 			break;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
+			tell_rolled_back();
 			forget_noted();
 			break;
 		case XACT_EVENT_PRE_COMMIT:
@@ -529,15 +429,12 @@ xact_callback(XactEvent event, void *arg)
 	}
 }
 
-#if PG_VERSION_NUM >= 150000
 static void
-shmem_request(void)
+subxact_callback(SubXactEvent event, SubTransactionId my_subid, SubTransactionId parent_subid, void *arg)
 {
-	if (previous_shmem_request_hook)
-		previous_shmem_request_hook();
-	RequestAddinShmemSpace(MAXALIGN(sizeof(TaskerShared)));
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		tell_rolled_back();
 }
-#endif
 
 static void
 shmem_startup(void)
@@ -551,14 +448,10 @@ void
 tasker_shared_init(void)
 {
 	RegisterXactCallback(xact_callback, NULL);
+	RegisterSubXactCallback(subxact_callback, NULL);
 	if (!process_shared_preload_libraries_in_progress)
 		return;
-#if PG_VERSION_NUM >= 150000
-	previous_shmem_request_hook = shmem_request_hook;
-	shmem_request_hook = shmem_request;
-#else
-	RequestAddinShmemSpace(MAXALIGN(sizeof(TaskerShared)));
-#endif
+	tasker_request_shmem(MAXALIGN(sizeof(TaskerShared)));
 	previous_shmem_startup_hook = shmem_startup_hook;
 	shmem_startup_hook = shmem_startup;
 }

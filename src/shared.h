@@ -20,7 +20,7 @@
 #define TASKER_MAX_EXECUTORS	128
 #define TASKER_MAX_WAITERS		256
 #define TASKER_WAITER_LANES		8
-#define TASKER_MAX_QUEUES		512
+#define TASKER_MAX_LANES		512
 #define TASKER_MAX_COUNTED		128
 
 typedef struct SchedulerSlot
@@ -35,7 +35,7 @@ typedef struct SchedulerSlot
 	bool		connecting;		/* began to connect; if it is gone, it could
 								 * not */
 	bool		queues_changed; /* somebody else wants to be told of queues */
-	bool		notifies;		/* some queue is to be told of (QueueSlot) */
+	bool		notifies;		/* some queue is to be told of (LaneSlot) */
 	TimestampTz next_due;		/* when it will look by itself */
 } SchedulerSlot;
 
@@ -72,15 +72,35 @@ typedef struct WaiterSlot
 	int			lanes[TASKER_WAITER_LANES];
 } WaiterSlot;
 
-/* A queue that somebody has claimed from, or that listeners are told of. */
-typedef struct QueueSlot
+/* Where in its lane a row of ready_queue is. */
+typedef struct LaneKey
+{
+	int			rank;
+	int			step_id;
+	int64		task_id;
+} LaneKey;
+
+/* A lane of ready_queue that somebody has taken from, or listens to (lanes.c). */
+typedef struct LaneSlot
 {
 	Oid			database;		/* InvalidOid: free */
-	int			queue_id;
+	int			lane;
 	bool		watched;		/* the scheduler sends a NOTIFY for it ... */
 	bool		pending;		/* ... which is due */
 	pg_atomic_uint64 served_at; /* the last claim, a TimestampTz */
-} QueueSlot;
+	LaneKey		first;			/* there is nothing to take before it, ... */
+	TimestampTz looked_at;		/* ... says a look at this time; 0: unknown */
+	uint32		version;		/* how often it was lowered or forgotten */
+} LaneSlot;
+
+/* A look at a lane, from its first row that there may be. */
+typedef struct LaneLook
+{
+	int			lane;
+	LaneKey		from;
+	TimestampTz looked_at;
+	uint32		version;
+} LaneLook;
 
 /* How many tasks a role has open, at most: none is taken off before it is counted again. */
 typedef struct OpenTasks
@@ -109,7 +129,7 @@ typedef struct TaskerShared
 	SchedulerSlot schedulers[TASKER_MAX_DATABASES];
 	ExecutorSlot executors[TASKER_MAX_EXECUTORS];
 	WaiterSlot	waiters[TASKER_MAX_WAITERS];
-	QueueSlot	queues[TASKER_MAX_QUEUES];
+	LaneSlot	lanes[TASKER_MAX_LANES];
 	OpenTasks	open_tasks[TASKER_MAX_COUNTED];
 	GuardSlot	guards[TASKER_MAX_DATABASES];
 } TaskerShared;
@@ -120,7 +140,10 @@ extern SchedulerSlot *scheduler_slot(Oid database);
 extern SchedulerSlot *ask_for_scheduler(Oid database);
 
 /* What the transaction, if it commits, will tell whom. */
-extern void wake_lane_at_commit(int lane);
+extern void wake_lane_at_commit(int lane, LaneKey first);
+extern void wake_all_lanes_at_commit(void);
+extern LaneKey own_first_in_lane(int lane);
+extern void note_entered(void);
 extern void wake_timer_at_commit(TimestampTz due);
 extern void interrupt_task_at_commit(int64 task_id);
 extern void wake_launcher_at_commit(void);
@@ -132,10 +155,19 @@ extern void wake_scheduler(Oid database);
 extern bool begin_waiting(const int *lanes, int nlanes);
 extern void end_waiting(void);
 
-/* Queues: who asked them for steps when, and whose listeners are to be told. */
+/* lanes.c */
+extern const LaneKey lane_begin;
+extern const LaneKey lane_end;
+extern LaneKey lane_key(int rank, int64 task_id, int step_id);
+extern int	lane_key_compare(const LaneKey *a, const LaneKey *b);
+extern LaneLook look_at_lane(int lane);
+extern void lane_looked_at(const LaneLook *look, LaneKey last);
+extern void lower_lane(int lane, const LaneKey *first);
+extern void forget_lane(int lane);
 extern void queue_served(int queue_id);
 extern TimestampTz queue_served_at(int queue_id);
 extern void set_watched_queues(const Datum *queue_ids, int n);
+extern void notify_lane(int lane);
 extern int	next_queue_to_notify(void);
 
 #endif							/* TASKER_SHARED_H */

@@ -85,5 +85,5 @@ enqueue_hints(Datum task_ids)
 	tasker_run(&insert_missing_hints, &task_ids, NULL);
 	n = tasker_run(&lanes_of, &task_ids, NULL);
 	for (uint64 row = 0; row < n; row++)
-		wake_lane_at_commit(DatumGetInt32(tasker_value_notnull(row, 1)));
+		wake_lane_at_commit(DatumGetInt32(tasker_value_notnull(row, 1)), lane_begin);
 }

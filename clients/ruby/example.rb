@@ -7,7 +7,7 @@
 # needs tasker.grant_access('role', 'submitter'), which allows both.
 require_relative 'tasker'
 
-dsn = ARGV.fetch(0, '')
+dsn = ARGV.fetch(0, {}) # without one PGHOST, PGDATABASE and the like are heeded
 
 PG.connect(dsn) do |db|
   # For the sake of the example: a table for the handler that writes to the database.

@@ -39,7 +39,7 @@ def pairs(text):
 
 
 STEP = pairs("""
-    pending: enqueued waiting complete skipped cancelled resolved_manually
+    pending: enqueued waiting in_progress complete skipped cancelled resolved_manually
     waiting: enqueued complete skipped cancelled resolved_manually
     enqueued: in_progress complete waiting_for_retry error skipped cancelled resolved_manually
     in_progress: complete waiting_for_retry error enqueued cancelled resolved_manually
@@ -77,10 +77,9 @@ def last_state(changes, first, legal):
 
 
 class History:
-    """What a database holds, read in one snapshot."""
+    """What a database holds."""
 
     def __init__(self, connection):
-        connection.execute('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY')
         self.tasks = defaultdict(list)     # task -> changes
         for task, origin, to in connection.execute(
                 'SELECT task_id, from_state, to_state FROM tasker.task_transitions ORDER BY created_at'):
@@ -115,7 +114,6 @@ class History:
             for task, step, *effect in connection.execute(
                     'SELECT task_id, step_id, seq, attempt, parents FROM chaos.effects ORDER BY seq'):
                 self.effects[task, step].append(effect)
-        connection.execute('COMMIT')
 
 
 class Check:
@@ -180,7 +178,7 @@ class Check:
         history = self.history
         for step, effects in sorted(history.effects.items()):
             for parent in history.parents[step]:
-                name, state = history.names[parent], self.ends.get(parent)
+                name, state = history.names.get(parent), self.ends.get(parent)
                 if state is not None and state not in SATISFIED:
                     self.say('order', step, 'began, and its parent "%s" is %s', name, state)
                 if state != 'complete':

@@ -76,6 +76,7 @@ class Chaos:
     def __init__(self, cluster, load, rng):
         self.cluster, self.load, self.random = cluster, load, rng
         self.timers = []
+        self.missed = []     # faults that did not happen, and why
 
     # ---- finding victims ------------------------------------------------------
 
@@ -230,7 +231,8 @@ class Chaos:
         """One fault; whether it happened. Faults meet: what one needs, another may just have taken away."""
         try:
             return getattr(self, name)()
-        except (psycopg.Error, ServerError, ProcessLookupError, TypeError):
+        except (psycopg.Error, ServerError, ProcessLookupError, TypeError) as error:
+            self.missed.append('%s: %s' % (name, str(error).strip().replace('\n', ' ')))
             return False
 
     def repair(self):

@@ -12,6 +12,7 @@ Each lives with every failure of the server. What no failure of a server
 explains goes into the journal as well, as "unexpected: ...".
 """
 import json
+import logging
 import os
 import random
 import signal
@@ -70,8 +71,8 @@ class Client:
 
 def random_context(rng):
     context = {}
-    if rng.random() < 0.4:
-        context['sleep'] = round(rng.choice((0.005, 0.02, 0.1, 0.6)) * rng.uniform(0.5, 1.5), 4)
+    if rng.random() < 0.3:
+        context['sleep'] = round(rng.choice((0.002, 0.01, 0.05, 0.4)) * rng.uniform(0.5, 1.5), 4)
     if rng.random() < 0.15:
         context['fail'] = {rng.choice('abc'): rng.randint(1, 3)}
     if rng.random() < 0.04:
@@ -93,12 +94,13 @@ def submitter(dsn, journal, rng):
             "start_at => clock_timestamp() + %s * interval '1 s')",
             (name, context, rng.randint(0, 2), key, start)).fetchone())
         client.note('accepted: %d' % task[0])
-        stopping.wait(rng.uniform(0, 0.15))
+        stopping.wait(rng.uniform(0, 0.25))
 
 
 # --------------------------------------------------------------------- worker
 
 def worker(dsn, journal, rng):
+    logging.disable()  # that handlers fail is no news
     client = Client(dsn, 'hand', journal)
     lock = threading.Lock()
     hand = tasker.Worker(dsn + ' user=hand dbname=postgres', ['tx', 'plain'], concurrency=4, batch=3, drain=5)

@@ -36,7 +36,7 @@ log_line_prefix = '%m [%p] %b %u '
 log_min_messages = warning
 autovacuum_naptime = 5s
 tasker.max_executors = 12
-tasker.max_executors_per_role = 3
+tasker.max_executors_per_role = 5
 tasker.executor_idle_timeout = 2s
 """
 
@@ -154,9 +154,9 @@ class Node:
 
     def kill_postmaster(self):
         """The postmaster alone: its children leave when they notice."""
-        children = self.children()
-        os.kill(self.postmaster(), signal.SIGKILL)
-        wait_gone(children)
+        processes = self.children() + [self.postmaster()]
+        os.kill(processes[-1], signal.SIGKILL)
+        self.bury(processes)
 
     def kill_all(self):
         """All processes at once, as if the machine was gone."""
@@ -168,7 +168,15 @@ class Node:
         for pid in children + [postmaster]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        wait_gone(children + [postmaster])
+        self.bury(children + [postmaster])
+
+    def bury(self, processes):
+        """Waits for their end. To a new postmaster a zombie that nobody has waited for yet would look alive."""
+        wait_gone(processes)
+        for name in (os.path.join(self.data, 'postmaster.pid'),
+                     os.path.join(self.cluster.directory, '.s.PGSQL.%d.lock' % self.port)):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
 
     def logged(self, *texts):
         """The lines of its log with one of the texts."""

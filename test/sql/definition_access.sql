@@ -7,12 +7,8 @@ CREATE ROLE definition_bob;
 CREATE ROLE definition_team;
 CREATE ROLE definition_admin;
 CREATE ROLE definition_none;
-CREATE ROLE definition_roles;
-GRANT definition_roles TO definition_ann, definition_bob, definition_team, definition_admin, definition_none;
-GRANT USAGE ON SCHEMA tasker TO definition_roles;
-GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA tasker TO definition_roles;
-INSERT INTO tasker.access_grants (role_name, level) VALUES
-	('definition_ann', 'submitter'), ('definition_bob', 'submitter'), ('definition_team', 'submitter'), ('definition_admin', 'admin'), ('definition_none', 'worker');
+SELECT tasker.grant_access('definition_ann', 'submitter'), tasker.grant_access('definition_bob', 'submitter'),
+	tasker.grant_access('definition_team', 'submitter'), tasker.grant_access('definition_admin', 'admin'), tasker.grant_access('definition_none', 'worker') \g /dev/null
 CREATE FUNCTION attempt(statement text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
 	state text; message text; detail text; hint text;
@@ -114,14 +110,13 @@ DROP OWNED BY definition_ann;
 REVOKE definition_ann FROM definition_team;
 DROP ROLE definition_ann;
 CREATE ROLE definition_ann;
-GRANT definition_roles TO definition_ann;
+SELECT tasker.grant_access('definition_ann', 'submitter') \g /dev/null
 SET ROLE definition_ann;
 SELECT regexp_replace(define('workflow', '4'), 'oid \d+', 'oid N');
 RESET ROLE;
 
 SELECT tasker.drop_named_task(n.name, version, 'access') FROM tasker.named_tasks n JOIN tasker.task_namespaces ns USING (namespace_id)
 WHERE ns.name = 'access' ORDER BY is_default;
-DELETE FROM tasker.access_grants WHERE role_name LIKE 'definition\_%';
+SELECT tasker.revoke_access(role_name) FROM tasker.access_grants WHERE role_name LIKE 'definition\_%' \g /dev/null
 DROP FUNCTION attempts, define_function, define, attempt;
-DROP OWNED BY definition_roles;
-DROP ROLE definition_ann, definition_bob, definition_team, definition_admin, definition_none, definition_roles;
+DROP ROLE definition_ann, definition_bob, definition_team, definition_admin, definition_none;

@@ -301,6 +301,9 @@ CREATE TABLE not_tasker (state text);
 CREATE TRIGGER wrong AFTER UPDATE ON not_tasker FOR EACH ROW EXECUTE FUNCTION tasker.steps_changed();
 INSERT INTO not_tasker VALUES ('a');
 SELECT attempt('UPDATE not_tasker SET state = ''b''');
+DROP TRIGGER wrong ON not_tasker;
+CREATE TRIGGER wrong AFTER UPDATE ON not_tasker REFERENCING OLD TABLE AS a NEW TABLE AS b FOR EACH STATEMENT EXECUTE FUNCTION tasker.steps_changed();
+SELECT attempt('UPDATE not_tasker SET state = ''b''');
 
 ALTER TABLE tasker.tasks ENABLE ALWAYS TRIGGER tasks_arrive;
 SELECT tasker.revoke_access('state_machine_ann') IS NOT NULL;

@@ -1,0 +1,286 @@
+/*
+ * lanes.c
+ *	  What shared memory knows of the lanes of ready_queue: from where on there
+ *	  may be rows to take, who asked for steps and when, and whose listeners are
+ *	  to be told.
+ *
+ * The first keeps claims fast while somebody holds an old snapshot: rows that
+ * were taken stay in the index until vacuum may remove them, all of them before
+ * those that are left. Whoever has looked at a lane notes where it stopped, and
+ * the next one begins there. A commit that adds rows before that place lowers
+ * it; a rollback, which makes free what others passed over, forgets it. What
+ * nobody tells of, like the commit of a prepared transaction or the end of
+ * somebody's own SELECT ... FOR UPDATE, is found all the same: a look is good for
+ * a second.
+ *
+ * Called by those who take rows (batch_read.c, dequeue.c), by shared.c when a
+ * transaction ends, and for queues by claims.c and queues.c.
+ */
+#include "tasker.h"
+
+#include "miscadmin.h"
+#include "shared.h"
+
+/* How long a look is trusted. */
+#define TRUSTED_FOR		(1 * USECS_PER_SEC)
+
+const LaneKey lane_begin = {PG_INT32_MIN, PG_INT32_MIN, PG_INT64_MIN};
+const LaneKey lane_end = {PG_INT32_MAX, PG_INT32_MAX, PG_INT64_MAX};
+
+LaneKey
+lane_key(int rank, int64 task_id, int step_id)
+{
+	LaneKey		key = {rank, step_id, task_id};
+
+	return key;
+}
+
+/* In the order of the table's key. */
+int
+lane_key_compare(const LaneKey *a, const LaneKey *b)
+{
+	if (a->rank != b->rank)
+		return a->rank < b->rank ? -1 : 1;
+	if (a->task_id != b->task_id)
+		return a->task_id < b->task_id ? -1 : 1;
+	return a->step_id < b->step_id ? -1 : a->step_id > b->step_id;
+}
+
+/* The lane's slot, or NULL. The caller holds the lock. */
+static LaneSlot *
+lane_slot(int lane)
+{
+	LaneSlot   *lanes = tasker_shared()->lanes;
+
+	for (int i = 0; i < TASKER_MAX_LANES; i++)
+		if (lanes[i].lane == lane && lanes[i].database == MyDatabaseId)
+			return &lanes[i];
+	return NULL;
+}
+
+/*
+ * The same, made if there is none: of a free one, else of the one that nobody
+ * has looked at for longest. The caller holds the lock exclusively.
+ */
+static LaneSlot *
+make_lane_slot(int lane)
+{
+	LaneSlot   *lanes = tasker_shared()->lanes;
+	LaneSlot   *slot = lane_slot(lane);
+
+	if (slot != NULL)
+		return slot;
+	for (int i = 0; i < TASKER_MAX_LANES; i++)
+	{
+		if (!OidIsValid(lanes[i].database))
+		{
+			slot = &lanes[i];
+			break;
+		}
+		if (!lanes[i].watched && (slot == NULL || lanes[i].looked_at < slot->looked_at))
+			slot = &lanes[i];
+	}
+	if (slot == NULL)
+		return NULL;
+	slot->database = MyDatabaseId;
+	slot->lane = lane;
+	slot->watched = slot->pending = false;
+	slot->looked_at = 0;
+	slot->version++;
+	pg_atomic_write_u64(&slot->served_at, 0);
+	return slot;
+}
+
+/* ------------------------------------------------------------ where rows begin */
+
+/*
+ * From where on there may be rows to take. To be asked before the snapshot is
+ * taken that they are read with.
+ */
+LaneLook
+look_at_lane(int lane)
+{
+	TaskerShared *shared = tasker_shared();
+	TimestampTz now = GetCurrentTimestamp();
+	LaneLook	look = {.lane = lane,.from = lane_begin,.looked_at = now};
+	LaneSlot   *slot;
+
+	LWLockAcquire(&shared->lock, LW_SHARED);
+	slot = lane_slot(lane);
+	if (slot != NULL)
+	{
+		look.version = slot->version;
+		if (slot->looked_at > now - TRUSTED_FOR)
+		{
+			LaneKey		own = own_first_in_lane(lane);
+
+			look.from = lane_key_compare(&own, &slot->first) < 0 ? own : slot->first;
+			look.looked_at = slot->looked_at;
+		}
+	}
+	LWLockRelease(&shared->lock);
+	if (slot != NULL)
+		return look;
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	slot = make_lane_slot(lane);
+	if (slot != NULL)
+		look.version = slot->version;
+	LWLockRelease(&shared->lock);
+	return look;
+}
+
+/*
+ * Up to the last row, every one that could be was taken; lane_end if there was
+ * none.
+ */
+void
+lane_looked_at(const LaneLook *look, LaneKey last)
+{
+	TaskerShared *shared = tasker_shared();
+	LaneSlot   *slot;
+
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	slot = lane_slot(look->lane);
+	if (slot != NULL && slot->version == look->version)
+	{
+		slot->first = last;
+		slot->looked_at = look->looked_at;
+	}
+	LWLockRelease(&shared->lock);
+}
+
+/* The lane has got rows, the first of which is given. The caller holds the lock. */
+void
+lower_lane(int lane, const LaneKey *first)
+{
+	LaneSlot   *slot = lane_slot(lane);
+
+	if (slot == NULL)
+		return;
+	slot->version++;
+	if (lane_key_compare(first, &slot->first) < 0)
+		slot->first = *first;
+}
+
+/* Nothing is known of the lane any more, 0 for all. The caller holds the lock. */
+void
+forget_lane(int lane)
+{
+	LaneSlot   *lanes = tasker_shared()->lanes;
+
+	for (int i = 0; i < TASKER_MAX_LANES; i++)
+		if (lanes[i].database == MyDatabaseId && (lane == 0 || lanes[i].lane == lane))
+		{
+			lanes[i].version++;
+			lanes[i].looked_at = 0;
+		}
+}
+
+/* ------------------------------------------------------------- who asks a queue */
+
+/* Somebody asks the queue for steps. */
+void
+queue_served(int queue_id)
+{
+	TaskerShared *shared = tasker_shared();
+	uint64		now = (uint64) tasker_now();
+	LaneSlot   *slot;
+
+	LWLockAcquire(&shared->lock, LW_SHARED);
+	slot = lane_slot(queue_id);
+	if (slot != NULL)
+		pg_atomic_write_u64(&slot->served_at, now);
+	LWLockRelease(&shared->lock);
+	if (slot != NULL)
+		return;
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	slot = make_lane_slot(queue_id);
+	if (slot != NULL)
+		pg_atomic_write_u64(&slot->served_at, now);
+	LWLockRelease(&shared->lock);
+}
+
+/* When somebody last did; 0 if it is not known that anybody ever did. */
+TimestampTz
+queue_served_at(int queue_id)
+{
+	TaskerShared *shared = tasker_shared();
+	LaneSlot   *slot;
+	TimestampTz result;
+
+	LWLockAcquire(&shared->lock, LW_SHARED);
+	slot = lane_slot(queue_id);
+	result = slot == NULL ? 0 : (TimestampTz) pg_atomic_read_u64(&slot->served_at);
+	LWLockRelease(&shared->lock);
+	return result;
+}
+
+/* ------------------------------------------------------------ who listens to one */
+
+/* The queues of this database whose listeners the scheduler tells. */
+void
+set_watched_queues(const Datum *queue_ids, int n)
+{
+	TaskerShared *shared = tasker_shared();
+	SchedulerSlot *scheduler;
+
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < TASKER_MAX_LANES; i++)
+		if (shared->lanes[i].database == MyDatabaseId)
+			shared->lanes[i].watched = false;
+	for (int i = 0; i < n; i++)
+	{
+		LaneSlot   *slot = make_lane_slot(DatumGetInt32(queue_ids[i]));
+
+		if (slot != NULL)
+			slot->watched = true;
+	}
+	scheduler = scheduler_slot(MyDatabaseId);
+	if (scheduler != NULL)
+		scheduler->notifies = n > 0;
+	LWLockRelease(&shared->lock);
+}
+
+/*
+ * The lane has got steps, 0 for any: if it is a queue with listeners, they are
+ * to be told. The caller holds the lock.
+ */
+void
+notify_lane(int lane)
+{
+	LaneSlot   *lanes = tasker_shared()->lanes;
+	SchedulerSlot *scheduler = scheduler_slot(MyDatabaseId);
+
+	if (scheduler == NULL || !scheduler->notifies)
+		return;
+	for (int i = 0; i < TASKER_MAX_LANES; i++)
+	{
+		if (lanes[i].database != MyDatabaseId || !lanes[i].watched || (lane != 0 && lanes[i].lane != lane))
+			continue;
+		lanes[i].pending = true;
+		if (scheduler->latch != NULL)
+			SetLatch(scheduler->latch);
+	}
+}
+
+/* A queue of this database whose listeners are to be told now; 0 if none is. */
+int
+next_queue_to_notify(void)
+{
+	TaskerShared *shared = tasker_shared();
+	int			queue_id = 0;
+
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < TASKER_MAX_LANES && queue_id == 0; i++)
+	{
+		LaneSlot   *slot = &shared->lanes[i];
+
+		if (slot->database == MyDatabaseId && slot->pending)
+		{
+			slot->pending = false;
+			queue_id = slot->lane;
+		}
+	}
+	LWLockRelease(&shared->lock);
+	return queue_id;
+}
