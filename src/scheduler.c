@@ -29,6 +29,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
+#include "version.h"
 
 /* The longest sleep: a net under the latches, one index probe a minute. */
 #define LONGEST_SLEEP_MS	60000
@@ -481,7 +482,7 @@ one_turn(bool *queues_changed)
 		process_commit();
 		return -1;
 	}
-	if (guard_check().state != GUARD_ARMED)
+	if (!library_fits(WARNING) || guard_check().state != GUARD_ARMED)
 	{
 		process_commit();
 		return LONGEST_SLEEP_MS;

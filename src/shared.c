@@ -9,6 +9,7 @@
 #include "shared.h"
 
 #include "access/xact.h"
+#include "compat.h"
 #include "miscadmin.h"
 #include "recorder.h"
 #include "storage/ipc.h"
