@@ -96,10 +96,11 @@ class PgFlow(Peer):
     settings = [('1x1', '', 100, {'connections': 1, 'batch': 1}, True),
                 ('8x10', '', 400, {'connections': 8, 'batch': 10}, True),
                 ('8x100', '', 400, {'connections': 8, 'batch': 100}, False)]
+    WORKER = '00000000-0000-0000-0000-000000000001'
     TURN = '''
 SELECT COALESCE(array_agg(msg_id), '{}') AS ids FROM pgmq.read('bench', 60, %d) \\gset
 SELECT COALESCE(array_agg(run_id), '{}') AS r, COALESCE(array_agg(step_slug), '{}') AS s, COALESCE(array_agg(task_index), '{}') AS i
-FROM pgflow.start_tasks('bench', :ids, '00000000-0000-0000-0000-000000000001') \\gset
+FROM pgflow.start_tasks('bench', :ids, '%s') \\gset
 SELECT count(*) FROM (SELECT * FROM unnest(:r::uuid[], :s::text[], :i::int[]) AS t (r, s, i) ORDER BY r) AS t,
     LATERAL pgflow.complete_task(t.r, t.s, t.i, '{"ok": true}') AS c;
 '''
@@ -124,14 +125,15 @@ SELECT count(*) FROM (SELECT * FROM unnest(:r::uuid[], :s::text[], :i::int[]) AS
                            input='SET client_min_messages = warning;' + sql, check=True, text=True, stdout=subprocess.PIPE)
         self.psql(self.template, '-c', "SELECT pgflow.create_flow('bench')", *sum((
             ['-c', "SELECT pgflow.add_step('bench', 's%d', ARRAY[%s]::text[])" % (i, "'s%d'" % (i - 1) if i else '')]
-            for i in range(10)), []))
+            for i in range(10)), []),
+            '-c', "INSERT INTO pgflow.workers (worker_id, queue_name, function_name) VALUES ('%s', 'bench', 'bench')" % self.WORKER)
 
     def create(self, options):
         self.psql(self.database, '-c', "SELECT count(f) FROM (SELECT pgflow.start_flow('bench', '{}') AS f FROM generate_series(1, %d)) AS f"
                   % max(options['jobs'] * 2 / 10, options['connections'] * options['batch']))
 
     def run(self, options, seconds):
-        done = pgbench.run(self.cluster, self.database, 'postgres', self.TURN % options['batch'], options['connections'],
+        done = pgbench.run(self.cluster, self.database, 'postgres', self.TURN % (options['batch'], self.WORKER), options['connections'],
                            seconds)
         steps, took = self.psql(self.database, '-c', '''SELECT count(*), extract(epoch FROM max(completed_at) - min(started_at))
             FROM pgflow.step_tasks WHERE status = 'completed' ''').strip().split('|')

@@ -72,7 +72,7 @@ def run_rounds(groups, rounds):
                     samples[group.key][name].append(sample)
                     shown = report.number(sample.get(group.columns[0]))
                 except Exception as error:      # the others are worth having
-                    errors.append(('%s, %s' % (group.key, name), str(error).split('\n')[0]))
+                    errors.append(('%s, %s' % (group.key, name), ' '.join(str(error).split())[:300]))
                     shown = 'FAILED: %s' % error
                     traceback.print_exc()
                 print('round %d  %-22s %-44s %12s   (%.1f s)' % (number + 1, group.key, name, shown, time.time() - began),

@@ -15,19 +15,22 @@
  */
 #include "attempt.h"
 
+#include "catalog/namespace.h"
+#include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
 #include "engine.h"
 #include "miscadmin.h"
 #include "recorder.h"
+#include "storage/lock.h"
 
-/* A step that somebody holds locked is left out: if it is guilty it comes again. */
+/* A step that somebody holds locked, or whose task, is left out: if it is guilty it comes again. */
 static TaskerQuery lock_steps = {
 	.sql = "SELECT s.task_id, s.step_id, s.step_no, t.named_task_id, s.state::text, s.attempts, "
 	"COALESCE(s.last_error ->> 'sqlstate' = '" CUT_OFF_STATE "', false) "
 	"FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS c (task_id, step_id) "
 	"JOIN tasker.workflow_steps s ON s.task_id = c.task_id AND s.step_id = c.step_id "
 	"JOIN tasker.tasks t ON t.task_id = s.task_id "
-	"WHERE s.state IN ('pending', 'enqueued') FOR NO KEY UPDATE OF s SKIP LOCKED",
+	"WHERE s.state IN ('pending', 'enqueued') FOR NO KEY UPDATE OF s, t SKIP LOCKED",
 	.args = {INT8ARRAYOID, INT4ARRAYOID},
 	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID, INT4OID, BOOLOID},
 };
@@ -223,4 +226,22 @@ record_cut_offs(void)
 	write_changes(&note_errors, &noted);
 	write_changes(&count_attempts, &counted);
 	tasker_leave(&section);
+}
+
+PG_FUNCTION_INFO_V1(tasker_lock_cut_off);
+
+/* lock_cut_off(): have the lock under which such steps run, to the end of the transaction, if it is free */
+Datum
+tasker_lock_cut_off(PG_FUNCTION_ARGS)
+{
+	LOCKTAG		tag;
+
+	if (!tasker_inside())
+		ereport(ERROR,
+				(errcode(ERRCODE_TASKER_ACCESS),
+				 errmsg("lock_cut_off is for a statement of tasker's own"),
+				 errdetail("Whoever held the lock would keep other roles' steps from running."),
+				 errhint("Do not call it.")));
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, NamespaceRelationId, get_namespace_oid("tasker", false), CUT_OFF_LOCK);
+	PG_RETURN_BOOL(LockAcquire(&tag, ExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL);
 }

@@ -21,6 +21,7 @@
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "shared.h"
 #include "utils/array.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -89,6 +90,7 @@ tasker_enter(TaskerSection *section)
 	SPI_connect();
 	GetUserIdAndSecContext(&section->userid, &section->sec_context);
 	section->guc_level = 0;
+	note_entered();
 	if (sections == 0)
 	{
 		(void) library_fits(ERROR);

@@ -82,7 +82,8 @@ SELECT pg_temp.none((SELECT array_agg(m.name ORDER BY m.name) FROM member m JOIN
 	WHERE m.kind = 'table' AND NOT c.relispartition AND NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = c.oid)
 	AND c.relname NOT IN (
 		-- granted to nobody: without a policy nobody sees a row
-		'access_grants', 'idempotency_keys', 'ready_queue', 'timers', 'leases', 'workers', 'here', 'origin')),
+		'access_grants', 'idempotency_keys', 'ready_queue', 'timers', 'leases', 'workers', 'here', 'origin',
+		'archive', 'history_ring', 'history_walk')),
 	'every table that roles may read has a policy');
 
 -- ----------------------------------------------------------------------- dump
@@ -94,6 +95,8 @@ SELECT pg_temp.none((SELECT array_agg(m.name ORDER BY m.name) FROM member m JOIN
 		'task_transitions', 'workflow_step_transitions',
 		-- the workers of the original are not the copy's
 		'workers',
+		-- a position in a file
+		'history_walk',
 		-- says where the database is, so a dump must not have it
 		'here')),
 	'every table, leaf and sequence with users'' data is dumped');
