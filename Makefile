@@ -12,7 +12,14 @@
 MODULE_big = tasker
 EXTENSION = tasker
 EXTVERSION = 0.1
-DATA_built = tasker--$(EXTVERSION).sql
+# The versions of the extension in a database that this library works with.
+WORKS_WITH = $(EXTVERSION)
+# Install scripts of releases as they were, and changes of tables from each to the
+# next, from which scripts are made that update each release to this version.
+# See docs/releasing.md.
+DATA = $(filter-out $(wildcard sql/upgrade/tasker--*--*.sql),$(wildcard sql/upgrade/tasker--*.sql))
+UPGRADES = $(patsubst sql/upgrade/%.sql,%--$(EXTVERSION).sql,$(DATA))
+DATA_built = tasker--$(EXTVERSION).sql $(UPGRADES)
 PGFILEDESC = "tasker - workflow orchestration inside PostgreSQL"
 
 OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
@@ -27,7 +34,7 @@ REGRESS = $(sort $(patsubst test/sql/%.sql,%,$(wildcard test/sql/*.sql)))
 ISOLATION_OPTS = --inputdir=test --load-extension=tasker
 ISOLATION = $(sort $(patsubst test/specs/%.spec,%,$(wildcard test/specs/*.spec)))
 
-EXTRA_CLEAN = tasker--$(EXTVERSION).sql
+EXTRA_CLEAN = $(DATA_built)
 
 PG_CPPFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers
 ifdef WERROR
@@ -47,6 +54,12 @@ endif
 
 tasker--$(EXTVERSION).sql: Makefile $(SQL_FILES)
 	@{ printf '%s\n' '\echo Use "CREATE EXTENSION tasker" to load this file. \quit'; cat $(SQL_FILES); } > $@
+
+$(UPGRADES): tasker--%--$(EXTVERSION).sql: Makefile $(SQL_FILES) $(wildcard sql/upgrade/*)
+	@sql/upgrade/build.sh $* $(EXTVERSION) $(SQL_FILES) > $@ || { rm -f $@; exit 1; }
+
+src/version.o: override CPPFLAGS += -DTASKER_VERSION='"$(EXTVERSION)"' -DTASKER_WORKS_WITH='"$(WORKS_WITH)"'
+src/version.o: Makefile
 
 # Every object depends on the headers: the tree is small, a stale object is not.
 $(OBJS): $(wildcard src/*.h)

@@ -29,6 +29,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
+#include "version.h"
 
 /* The longest sleep: a net under the latches, one index probe a minute. */
 #define LONGEST_SLEEP_MS	60000
@@ -481,12 +482,16 @@ one_turn(bool *queues_changed)
 		process_commit();
 		return -1;
 	}
+	<<<<<<<HEAD
 	/* switched off or not, what is a copy is to be known for one */
-	if (guard_check().state != GUARD_ARMED || !tasker_enabled)
-	{
-		process_commit();
-		return LONGEST_SLEEP_MS;
-	}
+		if (guard_check().state != GUARD_ARMED || !tasker_enabled)
+		== == == =
+			if (!library_fits(WARNING) || guard_check().state != GUARD_ARMED)
+			>>>>>>>matrix
+		{
+			process_commit();
+			return LONGEST_SLEEP_MS;
+		}
 	if (*queues_changed)
 		watch_queues();
 	*queues_changed = false;
