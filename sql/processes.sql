@@ -46,3 +46,13 @@ CREATE FUNCTION tasker.installed() RETURNS void
 COMMENT ON FUNCTION tasker.installed() IS
 'Has a preloaded tasker start this database''s scheduler when the transaction commits; CREATE EXTENSION calls it. Errors: TK500 not an admin. Example: SELECT tasker.installed();';
 SELECT tasker.installed();
+
+CREATE FUNCTION tasker.updated() RETURNS void
+	AS 'MODULE_PATHNAME', 'tasker_updated' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION tasker.updated() IS
+'Gives roles with a level access to what is new and has the processes go on; ALTER EXTENSION … UPDATE calls it. Errors: TK500 not an admin. Example: SELECT tasker.updated();';
+
+CREATE FUNCTION tasker.library_version() RETURNS text
+	AS 'MODULE_PATHNAME', 'tasker_library_version' LANGUAGE C VOLATILE PARALLEL SAFE;
+COMMENT ON FUNCTION tasker.library_version() IS
+'The version of the library that this session has loaded. If it does not work with the version of the extension, every other call is refused with TK603 until ALTER EXTENSION tasker UPDATE, or a restart. Example: SELECT tasker.library_version();';

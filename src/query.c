@@ -28,6 +28,7 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/typcache.h"
+#include "version.h"
 
 #define MAX_SECTIONS	32
 
@@ -92,6 +93,7 @@ tasker_enter(TaskerSection *section)
 	note_entered();
 	if (sections == 0)
 	{
+		(void) library_fits(ERROR);
 		section_number++;
 		section->guc_level = NewGUCNestLevel();
 		for (int i = 0; i < lengthof(pinned); i++)

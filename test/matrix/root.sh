@@ -45,16 +45,18 @@ apt_get() {
 		-o APT::Default-Release= -o APT::Install-Recommends=false -o APT::Sandbox::User=root \
 		-o Acquire::Check-Valid-Until=false -o Acquire::Languages=none "$@" >&2
 }
-# Not every suite has security updates.
+# shellcheck disable=SC2086
+download() {
+	apt_get update && apt_get --download-only install $PACKAGES && (cd "$apt/archives" && apt_get download "$HEADERS")
+}
 source_line "$debian" "$suite" >"$apt/sources.list"
 [ -z "$security" ] || source_line "$security" "$suite-security" >>"$apt/sources.list"
-if ! apt_get update; then
+if ! download; then
+	# not every suite has security updates, not every mirror has them all
+	rm -f "$apt/archives"/*.deb
 	source_line "$debian" "$suite" >"$apt/sources.list"
-	apt_get update || die "the mirror $debian has no $suite"
+	download || die "no $suite at $debian, or not all packages"
 fi
-# shellcheck disable=SC2086
-apt_get --download-only install $PACKAGES
-(cd "$apt/archives" && apt_get download "$HEADERS")
 
 # Suites of before and after the merge of /bin into /usr look alike.
 for d in bin sbin lib lib64; do
