@@ -34,14 +34,20 @@ Errors: TK204 unknown role or level, 42501 not a superuser. Example: SELECT task
 CREATE FUNCTION tasker.revoke_access(role name) RETURNS void
 	LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-	EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA tasker FROM %I', role);
-	EXECUTE format('REVOKE ALL ON ALL ROUTINES IN SCHEMA tasker FROM %I', role);
-	EXECUTE format('REVOKE USAGE ON TYPE tasker.step_state, tasker.task_state FROM %I', role);
-	EXECUTE format('REVOKE ALL ON SCHEMA tasker FROM %I', role);
 	DELETE FROM tasker.access_grants g WHERE g.role_name = role;
+	IF EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = role) THEN
+		EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA tasker FROM %I', role);
+		EXECUTE format('REVOKE ALL ON ALL ROUTINES IN SCHEMA tasker FROM %I', role);
+		EXECUTE format('REVOKE USAGE ON TYPE tasker.step_state, tasker.task_state FROM %I', role);
+		EXECUTE format('REVOKE ALL ON SCHEMA tasker FROM %I', role);
+	ELSIF NOT FOUND THEN
+		RAISE EXCEPTION USING ERRCODE = 'TK204', MESSAGE = format('role %s has nothing to take back', COALESCE(quote_literal(role), 'null')),
+			DETAIL = 'Neither pg_roles nor tasker.access_grants has a role of this name.', HINT = 'The name is taken as it is written.';
+	END IF;
 END $$;
 COMMENT ON FUNCTION tasker.revoke_access(name) IS
-'Takes back what grant_access gave. Its tasks stay, and go on. A superuser calls it. Example: SELECT tasker.revoke_access(''shop'');';
+'Takes back what grant_access gave, also from a role that was dropped. Its tasks stay, and go on. A superuser calls it.
+Errors: TK204 unknown role, 42501 not a superuser. Example: SELECT tasker.revoke_access(''shop'');';
 
 -- ---------------------------------------------------------------------- nobody's
 -- Nothing is PUBLIC's, nor anybody's whom the default privileges of the role that

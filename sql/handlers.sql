@@ -12,7 +12,7 @@ CREATE FUNCTION tasker.backoff_delay(
 	AS 'MODULE_PATHNAME', 'tasker_backoff_delay' LANGUAGE C IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION tasker.backoff_delay(int, text, interval, float8, interval, float8, interval[], float8) IS
 'How long a step waits after so many failed attempts: exponential min(cap, base * factor ^ attempts), linear min(cap, base * attempts), fixed base, list the delay of that number or the last; each times 1 - jitter + 2 * jitter * random, random from 0 to 1. The exponential rule and its defaults are those of Tasker Core.
-Errors: TK204 unknown kind. Example: SELECT tasker.backoff_delay(3, jitter => 0);  -- 00:00:08';
+Errors: TK204 unknown kind, a delay that is no interval. Example: SELECT tasker.backoff_delay(3, jitter => 0);  -- 00:00:08';
 
 CREATE FUNCTION tasker.do_not_retry(message text, detail text DEFAULT NULL) RETURNS void
 	LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$

@@ -18,7 +18,7 @@ COMMENT ON FUNCTION tasker.scheduler_pid() IS
 CREATE FUNCTION tasker.tick(now timestamptz DEFAULT NULL, max_timers int DEFAULT 1000) RETURNS int
 	AS 'MODULE_PATHNAME', 'tasker_tick' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION tasker.tick(timestamptz, int) IS
-'One unit of the scheduler''s work, as if it were that time: steps whose time has come become ready, tasks with failed steps are looked at, and with tasker.retention some tasks that ended long ago are removed. Returns how many timers were served. Errors: TK500 not an operator. Example: SELECT tasker.tick();';
+'One unit of the scheduler''s work, as if it were that time: steps whose time has come become ready, tasks with failed steps are looked at, and with tasker.retention some tasks that ended long ago are removed. Returns how many timers were served. Errors: TK204 negative max_timers, TK500 not an operator. Example: SELECT tasker.tick();';
 
 CREATE FUNCTION tasker.lock_cut_off() RETURNS boolean
 	AS 'MODULE_PATHNAME', 'tasker_lock_cut_off' LANGUAGE C VOLATILE;
@@ -28,7 +28,7 @@ COMMENT ON FUNCTION tasker.lock_cut_off() IS
 CREATE PROCEDURE tasker.run(max_duration interval DEFAULT NULL, max_steps int DEFAULT NULL)
 	AS 'MODULE_PATHNAME', 'tasker_run_procedure' LANGUAGE C;
 COMMENT ON PROCEDURE tasker.run(interval, int) IS
-'Runs the caller''s own steps in this session, with no background worker at all, until none is ready now, or for about so long or so many steps; commits after each batch. Errors: 2D000 inside a transaction block, TK500 not a submitter. Example: CALL tasker.run();';
+'Runs the caller''s own steps in this session, with no background worker at all, until none is ready now, or for about so long or so many steps; commits after each batch. Errors: 2D000 inside a transaction block, TK204 negative limit, TK500 not a submitter. Example: CALL tasker.run();';
 
 CREATE FUNCTION tasker.executors(OUT pid int, OUT owner int, OUT state text, OUT since timestamptz, OUT task_id bigint, OUT step_id int)
 	RETURNS SETOF record
@@ -39,7 +39,7 @@ COMMENT ON FUNCTION tasker.executors() IS
 CREATE FUNCTION tasker.task_wait(task_id bigint, timeout interval DEFAULT NULL) RETURNS text
 	AS 'MODULE_PATHNAME', 'tasker_task_wait' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION tasker.task_wait(bigint, interval) IS
-'Waits until the task is complete, in error, cancelled or resolved_manually, or for so long, and returns its state then. For scripts; it must have been created in an earlier transaction. Errors: TK200 unknown task, TK204 isolation level. Example: SELECT tasker.task_wait(42, timeout => ''10 s'');';
+'Waits until the task is complete, in error, cancelled or resolved_manually, or for so long, and returns its state then. For scripts; it must have been created in an earlier transaction. Errors: TK200 unknown task, TK204 isolation level, negative limit. Example: SELECT tasker.task_wait(42, timeout => ''10 s'');';
 
 CREATE FUNCTION tasker.installed() RETURNS void
 	AS 'MODULE_PATHNAME', 'tasker_installed' LANGUAGE C VOLATILE;

@@ -21,7 +21,7 @@ CREATE PROCEDURE tasker.drain_queue(queue text, timeout interval DEFAULT NULL, r
 	AS 'MODULE_PATHNAME', 'tasker_drain_queue' LANGUAGE C;
 COMMENT ON PROCEDURE tasker.drain_queue(text, interval, text, int) IS
 'Pauses the queue, commits that, and waits until nothing that was claimed from it is in flight any more, or for so long; gives how many steps still are. It waits for transactions, too, that looked at the queue before it was paused, for they may be claiming.
-Errors: 2D000 inside a transaction block, TK207 unknown queue, TK500 not an operator. Example: CALL tasker.drain_queue(''payments'', timeout => ''1 min'');';
+Errors: 2D000 inside a transaction block, TK204 negative limit, TK207 unknown queue, TK500 not an operator. Example: CALL tasker.drain_queue(''payments'', timeout => ''1 min'');';
 
 CREATE FUNCTION tasker.queue_claimed_at(queue_id int) RETURNS timestamptz
 	AS 'MODULE_PATHNAME', 'tasker_queue_claimed_at' LANGUAGE C VOLATILE STRICT;

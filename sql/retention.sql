@@ -3,7 +3,7 @@ CREATE FUNCTION tasker.expire(older_than interval DEFAULT NULL, max_tasks int DE
 	AS 'MODULE_PATHNAME', 'tasker_expire' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION tasker.expire(interval, int) IS
 'Removes tasks that ended (complete, cancelled, resolved_manually) longer ago than that, or than tasker.retention, which the scheduler does by itself: at most so many, and as far as the history of that time is not written to any more. Returns how many went. Call it in a transaction of its own, until it returns 0.
-Errors: TK204 no age, a negative one, or the isolation level, TK500 not an admin. Example: SELECT tasker.expire(''30 days'');';
+Errors: TK204 no age, one out of range, or the isolation level, TK500 not an admin. Example: SELECT tasker.expire(''30 days'');';
 
 CREATE FUNCTION tasker.task_document(task_id bigint) RETURNS jsonb
 	AS 'MODULE_PATHNAME', 'tasker_task_document' LANGUAGE C VOLATILE STRICT;

@@ -19,6 +19,9 @@
 #include "catalog/pg_type.h"
 #include "utils/array.h"
 
+/* What a step's delays are at most, 3650 days, with all the jitter there is. */
+#define MAX_DELAY		(2.0 * 3650 * SECS_PER_DAY)
+
 static const char *const kinds[] = {
 	[BACKOFF_EXPONENTIAL] = "exponential",
 	[BACKOFF_LINEAR] = "linear",
@@ -86,6 +89,7 @@ tasker_backoff_delay(PG_FUNCTION_ARGS)
 {
 	Backoff		backoff;
 	Interval   *result = palloc0(sizeof(Interval));
+	double		seconds;
 
 	for (int i = 0; i < 8; i++)
 		if (PG_ARGISNULL(i) && i != 6)
@@ -107,7 +111,14 @@ tasker_backoff_delay(PG_FUNCTION_ARGS)
 		for (int i = 0; i < backoff.ndelays; i++)
 			backoff.delays[i] = nulls[i] ? 0 : interval_seconds(DatumGetIntervalP(elements[i]));
 	}
-	result->time = (TimeOffset) rint(backoff_seconds(&backoff, PG_GETARG_INT32(0),
-													 PG_GETARG_FLOAT8(7)) * USECS_PER_SEC);
+	seconds = backoff_seconds(&backoff, PG_GETARG_INT32(0), PG_GETARG_FLOAT8(7));
+	/* so written that it catches what is not a number */
+	if (!(fabs(seconds) <= MAX_DELAY))
+		ereport(ERROR,
+				(errcode(ERRCODE_TASKER_BAD_ARGUMENT),
+				 errmsg("the delay is out of range"),
+				 errdetail("It would be %g seconds.", seconds),
+				 errhint("No step waits for more than 3650 days.")));
+	result->time = (TimeOffset) rint(seconds * USECS_PER_SEC);
 	PG_RETURN_INTERVAL_P(result);
 }

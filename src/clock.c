@@ -6,6 +6,7 @@
 #include "tasker.h"
 
 #include "clock.h"
+#include "engine.h"
 
 #ifdef TASKER_TEST
 static char *test_clock = NULL;
@@ -23,6 +24,24 @@ tasker_now(void)
 													   Int32GetDatum(-1)));
 #endif
 	return GetCurrentTimestamp();
+}
+
+/* For how long the caller is ready to wait, in seconds; below 0 for ever. */
+double
+time_limit_argument(FunctionCallInfo fcinfo, int arg)
+{
+	double		seconds;
+
+	if (PG_ARGISNULL(arg))
+		return -1;
+	seconds = interval_seconds(PG_GETARG_INTERVAL_P(arg));
+	if (seconds < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_TASKER_BAD_ARGUMENT),
+				 errmsg("a time limit must not be negative"),
+				 errdetail("It is %g seconds.", seconds),
+				 errhint("Leave it out to wait without a limit, or pass 0 not to wait.")));
+	return seconds;
 }
 
 void

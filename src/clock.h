@@ -5,6 +5,9 @@
 #ifndef TASKER_CLOCK_H
 #define TASKER_CLOCK_H
 
+#include "fmgr.h"
+
 extern void tasker_clock_init(void);
+extern double time_limit_argument(FunctionCallInfo fcinfo, int arg);
 
 #endif							/* TASKER_CLOCK_H */

@@ -7,6 +7,7 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "clock.h"
 #include "engine.h"
 #include "guard.h"
 #include "miscadmin.h"
@@ -182,7 +183,7 @@ tasker_task_wait(PG_FUNCTION_ARGS)
 {
 	int64		task_id = PG_GETARG_INT64(0);
 	TimestampTz begun = GetCurrentTimestamp();
-	double		seconds = PG_ARGISNULL(1) ? -1 : interval_seconds(PG_GETARG_INTERVAL_P(1));
+	double		seconds = time_limit_argument(fcinfo, 1);
 	long		pause = POLL_MIN_MS;
 	TaskState	state;
 

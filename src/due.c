@@ -169,6 +169,12 @@ tasker_tick(PG_FUNCTION_ARGS)
 				 errdetail("Role \"%s\" does not have level operator.",
 						   GetUserNameFromId(GetUserId(), false)),
 				 errhint("The scheduler does it by itself; tasker.start() starts it.")));
+	if (limit < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_TASKER_BAD_ARGUMENT),
+				 errmsg("max_timers must not be negative"),
+				 errdetail("It is %d.", limit),
+				 errhint("Leave it out for 1000.")));
 	guard_require_armed();
 	done = tick(now, limit);
 	(void) expire_due(now);

@@ -149,18 +149,20 @@ find_function(Oid namespace_id, const char *name, Oid role, const char *qualifie
 Oid
 tasker_handler_function(const char *qualified_name, Oid role, const char *where)
 {
-	List	   *names = textToQualifiedNameList(cstring_to_text(qualified_name));
+	List	   *names;
 	const char *schema;
 
+	if (!SplitIdentifierString(pstrdup(qualified_name), '.', &names))
+		names = NIL;
 	if (list_length(names) != 2)
 		ereport(ERROR,
 				(errcode(ERRCODE_TASKER_NO_FUNCTION),
 				 errmsg("\"%s\" is not the qualified name of a function", qualified_name),
 				 errdetail("%s It has %d parts.", where, list_length(names)),
 				 errhint("Write it as schema.function.")));
-	schema = strVal(linitial(names));
+	schema = linitial(names);
 	return find_function(handler_schema(schema, qualified_name, role, where),
-						 strVal(lsecond(names)), role, qualified_name, where);
+						 lsecond(names), role, qualified_name, where);
 }
 
 /* Whose code the function is. */

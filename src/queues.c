@@ -12,6 +12,7 @@
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
+#include "clock.h"
 #include "engine.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -339,7 +340,7 @@ tasker_drain_queue(PG_FUNCTION_ARGS)
 {
 	MemoryContext context = CurrentMemoryContext;
 	TimestampTz begun = GetCurrentTimestamp();
-	double		seconds = PG_ARGISNULL(1) ? -1 : interval_seconds(PG_GETARG_INTERVAL_P(1));
+	double		seconds = time_limit_argument(fcinfo, 1);
 	VirtualTransactionId *claiming;
 	TupleDesc	desc;
 	Datum		result[1];

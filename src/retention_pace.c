@@ -19,6 +19,9 @@
 #define LONGEST_PAUSE	(60 * USECS_PER_SEC)
 #define SHORTEST_PAUSE	(1 * USECS_PER_SEC)
 
+/* The age of a task that expire() can be given, 1000 years, in seconds. */
+#define MAX_AGE			(1000 * 365.25 * SECS_PER_DAY)
+
 /* What ended before that is to go. */
 static TimestampTz
 too_old(TimestampTz now)
@@ -82,6 +85,22 @@ retention_turn(void)
 	return due;
 }
 
+/* The moment before which a task that is to go has ended. */
+static TimestampTz
+now_minus(TimestampTz now, Interval *age)
+{
+	double		seconds = interval_seconds(age);
+
+	if (seconds < 0 || seconds > MAX_AGE)
+		ereport(ERROR,
+				(errcode(ERRCODE_TASKER_BAD_ARGUMENT),
+				 errmsg("older_than must be from 0 to 1000 years"),
+				 errdetail("It is %g seconds.", seconds),
+				 errhint("Use '0' for every task that has ended.")));
+	return DatumGetTimestampTz(DirectFunctionCall2(timestamptz_mi_interval, TimestampTzGetDatum(now),
+												   IntervalPGetDatum(age)));
+}
+
 PG_FUNCTION_INFO_V1(tasker_expire);
 
 /* expire(older_than interval, max_tasks int): how many tasks went */
@@ -100,20 +119,13 @@ tasker_expire(PG_FUNCTION_ARGS)
 				 errdetail("Role \"%s\" does not have level admin.", GetUserNameFromId(GetUserId(), false)),
 				 errhint("The scheduler does it by itself if tasker.retention is set.")));
 	if (!PG_ARGISNULL(0))
-		before = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_mi_interval, TimestampTzGetDatum(now),
-														 PG_GETARG_DATUM(0)));
+		before = Min(now, now_minus(now, PG_GETARG_INTERVAL_P(0)));
 	else if (tasker_retention < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_TASKER_BAD_ARGUMENT),
 				 errmsg("it is not known how old a task must be to be removed"),
 				 errdetail("tasker.retention is off, and older_than is null."),
 				 errhint("Give the age: tasker.expire('30 days').")));
-	if (before > now)
-		ereport(ERROR,
-				(errcode(ERRCODE_TASKER_BAD_ARGUMENT),
-				 errmsg("older_than must not be negative"),
-				 errdetail("No task has ended yet at %s.", timestamptz_to_str(before)),
-				 errhint("Use '0' for every task that has ended.")));
 	if (IsolationUsesXactSnapshot())
 		ereport(ERROR,
 				(errcode(ERRCODE_TASKER_BAD_ARGUMENT),

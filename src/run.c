@@ -8,6 +8,7 @@
 
 #include "access/xact.h"
 #include "batch.h"
+#include "clock.h"
 #include "definition_cache.h"
 #include "engine.h"
 #include "guard.h"
@@ -181,7 +182,7 @@ tasker_run_procedure(PG_FUNCTION_ARGS)
 {
 	MemoryContext context = CurrentMemoryContext;
 	TimestampTz begun = GetCurrentTimestamp();
-	double		seconds = PG_ARGISNULL(0) ? -1 : interval_seconds(PG_GETARG_INTERVAL_P(0));
+	double		seconds = time_limit_argument(fcinfo, 0);
 	int64		steps = PG_ARGISNULL(1) ? PG_INT64_MAX : PG_GETARG_INT32(1);
 	BatchRunner runner;
 
