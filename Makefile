@@ -105,5 +105,4 @@ format:
 check-format:
 	@PG_CONFIG=$(PG_CONFIG) test/lib/indent.sh --check src/*.[ch]
 
-# The directory of that name does not matter.
 .PHONY: test test-upgrade chaos conformance test-matrix demo demo-stop bench bench-full format check-format
