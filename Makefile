@@ -4,13 +4,22 @@
 #   make demo                               a throwaway cluster runs a workflow and shows it
 #   make test                               everything that CI runs
 #   make conformance                        the clients' tests in their long form, a quarter of an hour
+#   make test-upgrade                       pg_upgrade to the next major version, with work in flight
+#   make test-matrix                        the suites against every major of PostgreSQL that Debian has, as root
 #   make bench, make bench-full             tasker, its peers and the floor, side by side (bench/README.md)
 #   make chaos                              faults at random for ten minutes and more, see docs/delivery.md
 
 MODULE_big = tasker
 EXTENSION = tasker
 EXTVERSION = 0.1
-DATA_built = tasker--$(EXTVERSION).sql
+# The versions of the extension in a database that this library works with.
+WORKS_WITH = $(EXTVERSION)
+# Install scripts of releases as they were, and changes of tables from each to the
+# next, from which scripts are made that update each release to this version.
+# See docs/releasing.md.
+DATA = $(filter-out $(wildcard sql/upgrade/tasker--*--*.sql),$(wildcard sql/upgrade/tasker--*.sql))
+UPGRADES = $(patsubst sql/upgrade/%.sql,%--$(EXTVERSION).sql,$(DATA))
+DATA_built = tasker--$(EXTVERSION).sql $(UPGRADES)
 PGFILEDESC = "tasker - workflow orchestration inside PostgreSQL"
 
 OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
@@ -25,7 +34,7 @@ REGRESS = $(sort $(patsubst test/sql/%.sql,%,$(wildcard test/sql/*.sql)))
 ISOLATION_OPTS = --inputdir=test --load-extension=tasker
 ISOLATION = $(sort $(patsubst test/specs/%.spec,%,$(wildcard test/specs/*.spec)))
 
-EXTRA_CLEAN = tasker--$(EXTVERSION).sql
+EXTRA_CLEAN = $(DATA_built)
 
 PG_CPPFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers
 ifdef WERROR
@@ -38,13 +47,19 @@ endif
 
 PG_CONFIG ?= pg_config
 # The goals that bring a server along must work before there is one.
-ifneq ($(filter-out test chaos conformance demo demo-stop bench bench-full,$(or $(MAKECMDGOALS),all)),)
+ifneq ($(filter-out test test-upgrade chaos conformance test-matrix demo demo-stop bench bench-full,$(or $(MAKECMDGOALS),all)),)
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 endif
 
 tasker--$(EXTVERSION).sql: Makefile $(SQL_FILES)
 	@{ printf '%s\n' '\echo Use "CREATE EXTENSION tasker" to load this file. \quit'; cat $(SQL_FILES); } > $@
+
+$(UPGRADES): tasker--%--$(EXTVERSION).sql: Makefile $(SQL_FILES) $(wildcard sql/upgrade/*)
+	@sql/upgrade/build.sh $* $(EXTVERSION) $(SQL_FILES) > $@ || { rm -f $@; exit 1; }
+
+src/version.o: override CPPFLAGS += -DTASKER_VERSION='"$(EXTVERSION)"' -DTASKER_WORKS_WITH='"$(WORKS_WITH)"'
+src/version.o: Makefile
 
 # Every object depends on the headers: the tree is small, a stale object is not.
 $(OBJS): $(wildcard src/*.h)
@@ -53,9 +68,17 @@ $(OBJS): $(wildcard src/*.h)
 test:
 	@test/run
 
+# pg_upgrade to another major version of Debian's, with work in flight.
+test-upgrade:
+	@test/upgrade/pg_upgrade.sh
+
 # Workers of all clients, their servers and poolers are killed, again and again.
 conformance:
 	@SUITE=clients CONFORMANCE=long TEST_TIMEOUT=3600 test/run
+
+# PostgreSQL 13, 15, 17 and 18, each in a root directory of its own.
+test-matrix:
+	@test/matrix/run
 
 # Suite chaos in its long form: DURATION=seconds of faults, SEED=….
 chaos:
@@ -82,4 +105,4 @@ format:
 check-format:
 	@PG_CONFIG=$(PG_CONFIG) test/lib/indent.sh --check src/*.[ch]
 
-.PHONY: test chaos conformance demo demo-stop bench bench-full format check-format
+.PHONY: test test-upgrade chaos conformance test-matrix demo demo-stop bench bench-full format check-format

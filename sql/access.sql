@@ -17,7 +17,7 @@ BEGIN
 	-- Not the triggers' functions: on a table of its own a role could feed them anything.
 	EXECUTE (SELECT format('GRANT EXECUTE ON ROUTINE %s TO %I', string_agg(p.oid::regprocedure::text, ', '), role)
 		FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'tasker'::regnamespace
-		AND p.prorettype <> 'trigger'::regtype AND p.proname NOT IN ('grant_access', 'revoke_access'));
+		AND p.prorettype <> 'trigger'::regtype AND p.proname NOT IN ('grant_access', 'revoke_access', 'lock_cut_off'));
 	EXECUTE format('GRANT USAGE ON TYPE tasker.step_state, tasker.task_state TO %I', role);
 	EXECUTE format('GRANT SELECT ON tasker.owners, tasker.task_namespaces, tasker.queues, tasker.named_tasks, '
 		'tasker.named_steps, tasker.named_step_edges, tasker.tasks, tasker.workflow_steps, '

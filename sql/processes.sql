@@ -20,6 +20,11 @@ CREATE FUNCTION tasker.tick(now timestamptz DEFAULT NULL, max_timers int DEFAULT
 COMMENT ON FUNCTION tasker.tick(timestamptz, int) IS
 'One unit of the scheduler''s work, as if it were that time: steps whose time has come become ready, tasks with failed steps are looked at, and with tasker.retention some tasks that ended long ago are removed. Returns how many timers were served. Errors: TK500 not an operator. Example: SELECT tasker.tick();';
 
+CREATE FUNCTION tasker.lock_cut_off() RETURNS boolean
+	AS 'MODULE_PATHNAME', 'tasker_lock_cut_off' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION tasker.lock_cut_off() IS
+'For statements of tasker''s own: takes the lock under which steps run whose process ended before, one at a time. TK500 for anybody else. Example: none.';
+
 CREATE PROCEDURE tasker.run(max_duration interval DEFAULT NULL, max_steps int DEFAULT NULL)
 	AS 'MODULE_PATHNAME', 'tasker_run_procedure' LANGUAGE C;
 COMMENT ON PROCEDURE tasker.run(interval, int) IS
@@ -41,3 +46,13 @@ CREATE FUNCTION tasker.installed() RETURNS void
 COMMENT ON FUNCTION tasker.installed() IS
 'Has a preloaded tasker start this database''s scheduler when the transaction commits; CREATE EXTENSION calls it. Errors: TK500 not an admin. Example: SELECT tasker.installed();';
 SELECT tasker.installed();
+
+CREATE FUNCTION tasker.updated() RETURNS void
+	AS 'MODULE_PATHNAME', 'tasker_updated' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION tasker.updated() IS
+'Gives roles with a level access to what is new and has the processes go on; ALTER EXTENSION … UPDATE calls it. Errors: TK500 not an admin. Example: SELECT tasker.updated();';
+
+CREATE FUNCTION tasker.library_version() RETURNS text
+	AS 'MODULE_PATHNAME', 'tasker_library_version' LANGUAGE C VOLATILE PARALLEL SAFE;
+COMMENT ON FUNCTION tasker.library_version() IS
+'The version of the library that this session has loaded. If it does not work with the version of the extension, every other call is refused with TK603 until ALTER EXTENSION tasker UPDATE, or a restart. Example: SELECT tasker.library_version();';

@@ -73,9 +73,10 @@ FROM tasker.queues q
 		FROM tasker.workers k CROSS JOIN LATERAL (SELECT DISTINCT pg_catalog.unnest(k.queues) AS name) AS n
 		WHERE k.last_seen_at > tasker.now() - '2 minutes'::interval
 		GROUP BY n.name) AS w ON w.name = q.name
-WHERE tasker.access_level() IS NOT NULL;
+WHERE (SELECT tasker.may_see_queues()) OR q.queue_id IN (SELECT s.queue_id FROM tasker.named_steps s
+	JOIN tasker.named_tasks n ON n.named_task_id = s.named_task_id WHERE tasker.may_see_definition(n.owner));
 COMMENT ON VIEW tasker.queue_status IS
-'Queues: how many steps are ready, for how long the oldest of their tasks has been there, how many are claimed, how many attempts ended in the last minute, how many workers registered in the last two, when anybody last claimed. Counts only what the reader may see or work for. Example: SELECT name, depth, oldest_age, in_flight FROM tasker.queue_status ORDER BY depth DESC;';
+'Queues: how many steps are ready, for how long the oldest of their tasks has been there, how many are claimed, how many attempts ended in the last minute, how many workers registered in the last two, when anybody last claimed. Those of definitions that the reader sees, or all for a worker, a viewer and an operator; counts only what the reader may see or work for. Example: SELECT name, depth, oldest_age, in_flight FROM tasker.queue_status ORDER BY depth DESC;';
 
 CREATE VIEW tasker.worker_status WITH (security_barrier) AS
 SELECT k.worker, k.role_name, k.queues, k.metadata, k.registered_at, k.last_seen_at,

@@ -214,13 +214,13 @@ COMMENT ON TABLE tasker.timers IS 'When the scheduler must look at which step (o
 
 CREATE TABLE tasker.leases (
 	expires_at timestamptz NOT NULL,
-	lease uuid NOT NULL,
+	row_id uuid NOT NULL,
 	task_ids bigint[] NOT NULL,
 	step_ids int[] NOT NULL,
-	PRIMARY KEY (expires_at, lease)
+	PRIMARY KEY (expires_at, row_id)
 );
 COMMENT ON TABLE tasker.leases IS 'When the scheduler must look whether the leases of which claimed steps ran out: a row a claim, not one a step.';
-COMMENT ON COLUMN tasker.leases.lease IS 'That of the first of the steps, to tell rows apart.';
+COMMENT ON COLUMN tasker.leases.row_id IS 'Random. A step that was claimed again, or whose lease was extended, may be in several rows with the same end.';
 
 -- -------------------------------------------------------------------- workers
 CREATE TABLE tasker.workers (
@@ -314,8 +314,10 @@ COMMENT ON COLUMN tasker.overdue_tasks.error IS 'Why the archive function refuse
 
 CREATE TABLE tasker.archive (
 	one boolean PRIMARY KEY DEFAULT true CHECK (one),
-	function text NOT NULL
+	function text NOT NULL,
+	function_owner name NOT NULL
 );
+COMMENT ON COLUMN tasker.archive.function_owner IS 'The role that owned it when it was chosen; another role''s function of the same name is not called.';
 COMMENT ON TABLE tasker.archive IS 'The function that gets the documents of tasks before they are removed; see tasker.set_archive.';
 
 -- ---------------------------------------------------------------------- access

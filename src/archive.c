@@ -25,7 +25,6 @@
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 
 /* The longest that the function may take for a task, in ms: the scheduler waits for it. */
 #define ARCHIVE_LIMIT_MS	5000
@@ -35,13 +34,13 @@ static TaskerQuery forget_function = {
 };
 
 static TaskerQuery set_function = {
-	.sql = "INSERT INTO tasker.archive (function) VALUES ($1)",
-	.args = {TEXTOID},
+	.sql = "INSERT INTO tasker.archive (function, function_owner) VALUES ($1, $2)",
+	.args = {TEXTOID, NAMEOID},
 };
 
 static TaskerQuery read_function = {
-	.sql = "SELECT function FROM tasker.archive",
-	.columns = {TEXTOID},
+	.sql = "SELECT function, function_owner FROM tasker.archive",
+	.columns = {TEXTOID, NAMEOID},
 };
 
 static TaskerQuery whole_document = {
@@ -76,6 +75,7 @@ static TaskerQuery whole_document = {
 static Jsonb *
 document_of(int64 task_id)
 {
+	MemoryContext context = CurrentMemoryContext;
 	TaskerSection section;
 	Datum		values[1] = {Int64GetDatum(task_id)};
 	Jsonb	   *document = NULL;
@@ -85,44 +85,65 @@ document_of(int64 task_id)
 	(void) set_config_option("enable_bitmapscan", "on", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
 	if (tasker_run(&whole_document, values, NULL) == 1)
+	{
+		MemoryContextSwitchTo(context); /* the section's own ends with it */
 		document = DatumGetJsonbPCopy(tasker_value_notnull(0, 1));
+	}
 	tasker_leave(&section);
 	return document;
-}
-
-/* The function that is to be called, InvalidOid for none. Inside a section. */
-Oid
-archive_function(void)
-{
-	if (tasker_run(&read_function, NULL, NULL) == 0)
-		return InvalidOid;
-	return tasker_handler_function(TextDatumGetCString(tasker_value_notnull(0, 1)),
-								   BOOTSTRAP_SUPERUSERID,
-								   "tasker.set_archive chose it; until it is there no task is removed.");
 }
 
 static Oid
 owner_of_function(Oid function)
 {
-	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
-	Oid			owner;
+	Oid			owner = tasker_function_owner(function);
 
-	if (!HeapTupleIsValid(tuple))
+	if (!OidIsValid(owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_TASKER_NO_FUNCTION),
 				 errmsg("the archive function does not exist any more"),
 				 errdetail("It was dropped a moment ago."),
 				 errhint("Choose another one with tasker.set_archive.")));
-	owner = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
-	ReleaseSysCache(tuple);
 	return owner;
+}
+
+/*
+ * The function that is to be called, InvalidOid for none. Inside a section. It
+ * gets every role's tasks: so one of its name that somebody else has made since
+ * is not the one that was chosen.
+ */
+Oid
+archive_function(void)
+{
+	const char *chosen;
+	const char *owner_then;
+	const char *owner_now;
+	Oid			function;
+
+	if (tasker_run(&read_function, NULL, NULL) == 0)
+		return InvalidOid;
+	chosen = TextDatumGetCString(tasker_value_notnull(0, 1));
+	owner_then = NameStr(*DatumGetName(tasker_value_notnull(0, 2)));
+	function = tasker_handler_function(chosen, BOOTSTRAP_SUPERUSERID,
+									   "tasker.set_archive chose it; until it is there no task is removed.");
+	owner_now = GetUserNameFromId(owner_of_function(function), false);
+	if (strcmp(owner_now, owner_then) != 0 && !superuser_arg(owner_of_function(function)))
+		ereport(ERROR,
+				(errcode(ERRCODE_TASKER_HANDLER_GONE),
+				 errmsg("archive function %s(jsonb) is not the one that was chosen", chosen),
+				 errdetail("It belongs to role \"%s\"; when it was chosen it belonged to role \"%s\". Until it does, no task is removed.",
+						   owner_now, owner_then),
+				 errhint("ALTER FUNCTION … OWNER TO the former, or choose again with tasker.set_archive.")));
+	return function;
 }
 
 /* As the function's owner, in the current subtransaction, which puts back the user after an error. */
 static void
 call_function(Oid function, Jsonb *document)
 {
+	LOCAL_FCINFO(call, 1);
 	int			guc_level = NewGUCNestLevel();
+	FmgrInfo	flinfo;
 	Oid			userid;
 	int			sec_context;
 
@@ -133,7 +154,12 @@ call_function(Oid function, Jsonb *document)
 							 GUC_ACTION_SAVE, true, 0, false);
 	begin_timeout(ARCHIVE_LIMIT_MS);
 	PushActiveSnapshot(GetTransactionSnapshot());
-	(void) OidFunctionCall1(function, JsonbPGetDatum(document));
+	/* it may return null, as an SQL function that returns void does */
+	fmgr_info(function, &flinfo);
+	InitFunctionCallInfoData(*call, &flinfo, 1, InvalidOid, NULL, NULL);
+	call->args[0].value = JsonbPGetDatum(document);
+	call->args[0].isnull = false;
+	(void) FunctionCallInvoke(call);
 	PopActiveSnapshot();
 	CommandCounterIncrement();
 	end_timeout(ARCHIVE_LIMIT_MS);
@@ -211,7 +237,7 @@ Datum
 tasker_set_archive(PG_FUNCTION_ARGS)
 {
 	TaskerSection section;
-	Datum		values[1] = {PG_ARGISNULL(0) ? (Datum) 0 : PG_GETARG_DATUM(0)};
+	Datum		values[2] = {PG_ARGISNULL(0) ? (Datum) 0 : PG_GETARG_DATUM(0)};
 
 	if (!superuser())
 		ereport(ERROR,
@@ -220,8 +246,12 @@ tasker_set_archive(PG_FUNCTION_ARGS)
 				 errdetail("It gets every role's tasks, and runs as its own owner."),
 				 errhint("A superuser can do it.")));
 	if (!PG_ARGISNULL(0))
-		(void) tasker_handler_function(text_to_cstring(PG_GETARG_TEXT_PP(0)), GetUserId(),
-									   "It is to be the archive function.");
+	{
+		Oid			function = tasker_handler_function(text_to_cstring(PG_GETARG_TEXT_PP(0)), GetUserId(),
+													   "It is to be the archive function.");
+
+		values[1] = DirectFunctionCall1(namein, CStringGetDatum(GetUserNameFromId(owner_of_function(function), false)));
+	}
 	tasker_enter(&section);
 	tasker_run(&forget_function, NULL, NULL);
 	if (!PG_ARGISNULL(0))

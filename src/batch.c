@@ -246,7 +246,7 @@ write_batch(Batch *batch, BatchStep **rest, int nrest)
 	{
 		step_arrays(rest, nrest, values);
 		tasker_run(&put_back, values, NULL);
-		note_put_back();
+		wake_lane_at_commit(batch->runner->lane, lane_begin);
 	}
 	end_statements(&section);
 }

@@ -29,7 +29,7 @@
 	"WHERE q.lane = $1 AND (q.rank, q.task_id, q.step_id) >= ($3, $4, $5) AND ((s.state = 'enqueued' AND t.state IN ('pending', 'in_progress')) " \
 	"OR s.state IN ('complete', 'cancelled', 'skipped', 'resolved_manually')) " \
 	"AND (s.attempts = 0 OR s.last_error IS NULL OR s.last_error ->> 'sqlstate' <> '" CUT_OFF_STATE "' " \
-	"OR pg_catalog.pg_try_advisory_xact_lock(" CUT_OFF_LOCK ")) " \
+	"OR tasker.lock_cut_off()) " \
 	"ORDER BY q.rank, q.task_id, q.step_id LIMIT $2 " locking "), " \
 	"d AS (DELETE FROM tasker.ready_queue q USING c " \
 	"WHERE q.lane = c.lane AND q.rank = c.rank AND q.task_id = c.task_id AND q.step_id = c.step_id) " \
@@ -282,7 +282,6 @@ take_steps(Batch *batch, int limit, bool lock)
 	TaskerSection section;
 	int			n;
 
-	note_lane_taken(lane);
 	begin_statements(batch, &section);
 	n = (int) tasker_run(take, values, NULL);
 	batch->wave = palloc(Max(n, 1) * sizeof(BatchStep *));

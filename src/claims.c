@@ -82,10 +82,11 @@ read_claim(FunctionCallInfo fcinfo, int arg, Claim *claim)
 				 errmsg("a lease must not be empty"),
 				 errdetail("It is 0 seconds."),
 				 errhint("Leave it out for the usual one.")));
-	claim->released = (StepRefs)
+	claim->held = (HeldBack)
 	{
 		0
 	};
+	task_changes_init(&claim->held.tasks);
 	claim->wait_ms = (long) Min(seconds_argument(fcinfo, arg + 4, "a wait", 0) * 1000.0, MAX_WAIT_MS);
 }
 

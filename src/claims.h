@@ -28,8 +28,7 @@ typedef struct Claim
 	int			first_lane;		/* of them */
 	Datum		owner;			/* whose steps, if ... */
 	char		no_owner;		/* ... this is ' '; 'n' for everybody's */
-	StepRefs	released;		/* children of steps that the same call has
-								 * completed, held back for this claim */
+	HeldBack	held;			/* from completions of the same call */
 } Claim;
 
 /* A step that a claim takes. */

@@ -1,17 +1,45 @@
 /*
  * compat.c
- *	  What later versions of PostgreSQL have and earlier ones do not.
+ *	  What differs between PostgreSQL 13 and 18 and takes more than a macro.
  */
 #include "postgres.h"
 
 #include "compat.h"
 
-#if PG_VERSION_NUM < 150000
-
 #include "miscadmin.h"
+#include "storage/ipc.h"
 #include "utils/memutils.h"
 #include "utils/tuplestore.h"
 
+/* Shared memory is asked for while libraries are preloaded; since 15 in a hook. */
+#if PG_VERSION_NUM >= 150000
+static shmem_request_hook_type previous_shmem_request_hook = NULL;
+static Size shmem_size = 0;
+
+static void
+shmem_request(void)
+{
+	if (previous_shmem_request_hook)
+		previous_shmem_request_hook();
+	RequestAddinShmemSpace(shmem_size);
+}
+
+void
+tasker_request_shmem(Size size)
+{
+	shmem_size = size;
+	previous_shmem_request_hook = shmem_request_hook;
+	shmem_request_hook = shmem_request;
+}
+#else
+void
+tasker_request_shmem(Size size)
+{
+	RequestAddinShmemSpace(size);
+}
+#endif
+
+#if PG_VERSION_NUM < 150000
 /* Have the function's rows put into a tuplestore, as the caller expects them. */
 void
 tasker_begin_srf(FunctionCallInfo fcinfo)

@@ -58,6 +58,9 @@ extern void tasker_begin_srf(FunctionCallInfo fcinfo);
 #define tasker_oldest_xmin(relation) GetOldestXmin(relation, PROCARRAY_FLAGS_VACUUM)
 #endif
 
+/* 15 has shared memory asked for in a hook. */
+extern void tasker_request_shmem(Size size);
+
 /* 14 told utility commands whether they may scribble on the tree. */
 #if PG_VERSION_NUM >= 140000
 #define PROCESS_UTILITY_PARAMETERS \

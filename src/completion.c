@@ -163,22 +163,22 @@ complete_all(Completion *items, int n)
 			store_results_apart(items[i].ref.task_id, items[i].ref.step_id, items[i].results);
 }
 
-/* The same; the children that are free now are the caller's to take or to release. */
+/* The same; what follows from it is the caller's business. */
 static void
-complete_holding_back(Completion *items, int n, StepRefs *children)
+complete_holding_back(Completion *items, int n, HeldBack *what)
 {
-	hold_back_children(children);
+	hold_back(what);
 	PG_TRY();
 	{
 		complete_all(items, n);
 	}
 	PG_CATCH();
 	{
-		hold_back_children(NULL);
+		hold_back(NULL);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
-	hold_back_children(NULL);
+	hold_back(NULL);
 }
 
 static void
@@ -327,7 +327,7 @@ tasker_complete_steps(PG_FUNCTION_ARGS)
 	tasker_begin_srf(fcinfo);
 	tasker_enter(&section);
 	if (claims)
-		complete_holding_back(items, n, &claim.released);
+		complete_holding_back(items, n, &claim.held);
 	else
 		complete_all(items, n);
 	for (int i = 0; i < n; i++)

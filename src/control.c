@@ -13,6 +13,7 @@
 #include "pgstat.h"
 #include "storage/latch.h"
 #include "utils/tuplestore.h"
+#include "version.h"
 
 #define POLL_MIN_MS		2
 #define POLL_MAX_MS		50
@@ -46,6 +47,7 @@ flag_scheduler(bool stop)
 PG_FUNCTION_INFO_V1(tasker_start);
 PG_FUNCTION_INFO_V1(tasker_stop);
 PG_FUNCTION_INFO_V1(tasker_installed);
+PG_FUNCTION_INFO_V1(tasker_updated);
 PG_FUNCTION_INFO_V1(tasker_executing);
 PG_FUNCTION_INFO_V1(tasker_scheduler_pid);
 PG_FUNCTION_INFO_V1(tasker_task_wait);
@@ -81,6 +83,17 @@ Datum
 tasker_installed(PG_FUNCTION_ARGS)
 {
 	check_admin("install");
+	guard_changed();
+	wake_launcher_at_commit();
+	PG_RETURN_VOID();
+}
+
+/* updated(): told by ALTER EXTENSION … UPDATE, at the end of its script */
+Datum
+tasker_updated(PG_FUNCTION_ARGS)
+{
+	check_admin("update");
+	extension_updated();
 	guard_changed();
 	wake_launcher_at_commit();
 	PG_RETURN_VOID();

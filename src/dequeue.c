@@ -195,10 +195,7 @@ take_once(Claimed *claimed, const Claim *claim, LaneKey bound, int wanted, int p
 
 	nulls[2] = claim->no_owner;
 	if (!merged)
-	{
 		look = look_at_lane(claim->first_lane);
-		note_lane_taken(claim->first_lane);
-	}
 	key_values(bound, &values[4]);
 	key_values(look.from, &values[7]);
 	n = (int) tasker_run(merged ? &take_merged : &take, values, nulls);
@@ -269,7 +266,7 @@ find_candidates(Claimed *candidates, const Claim *claim)
 	Datum		values[5];
 	uint64		n;
 
-	step_refs_arrays(&claim->released, values);
+	step_refs_arrays(&claim->held.children, values);
 	values[3] = claim->lanes;
 	values[4] = claim->owner;
 	n = tasker_run(&released_children, values, claim->no_owner == 'n' ? "    n" : NULL);
@@ -285,7 +282,7 @@ find_candidates(Claimed *candidates, const Claim *claim)
 
 /* Release the children that were not taken, as if nobody had held them back. */
 static void
-release_rest(const Claim *claim, const ClaimedStep *taken, int ntaken)
+release_rest(Claim *claim, const ClaimedStep *taken, int ntaken)
 {
 	StepRefs	rest = {0};
 	StepRefs	gone = {0};
@@ -294,9 +291,9 @@ release_rest(const Claim *claim, const ClaimedStep *taken, int ntaken)
 		step_refs_add(&gone, taken[i].step->key.task_id, taken[i].step->key.step_id);
 	if (ntaken > 0)
 		qsort(gone.items, gone.length, sizeof(StepRef), step_ref_compare);
-	for (int i = 0; i < claim->released.length; i++)
+	for (int i = 0; i < claim->held.children.length; i++)
 	{
-		StepRef    *child = &claim->released.items[i];
+		StepRef    *child = &claim->held.children.items[i];
 
 		if (ntaken == 0 || bsearch(child, gone.items, ntaken, sizeof(StepRef), step_ref_compare) == NULL)
 			step_refs_add_counted(&rest, child->task_id, child->step_id, child->count);
@@ -306,10 +303,10 @@ release_rest(const Claim *claim, const ClaimedStep *taken, int ntaken)
 		/* they are changed in two statements: lock all of them in order first */
 		Datum		values[3];
 
-		step_refs_arrays(&claim->released, values);
+		step_refs_arrays(&claim->held.children, values);
 		tasker_run(&lock_children, values, NULL);
 	}
-	release_held_back(&rest);
+	release_held_back(&rest, &claim->held.tasks);
 }
 
 /*
@@ -322,7 +319,7 @@ take_released(Claimed *claimed, Claim *claim)
 	Claimed		candidates = {claimed->batch};
 	int			room;
 
-	merge_step_refs(&claim->released);
+	merge_step_refs(&claim->held.children);
 	find_candidates(&candidates, claim);
 	if (candidates.n > 0)
 		take_queued(claimed, claim, claimed_key(&candidates.items[Min(candidates.n, claim->limit) - 1]));
@@ -331,14 +328,14 @@ take_released(Claimed *claimed, Claim *claim)
 		add_claimed(claimed, candidates.items[i].step, candidates.items[i].rank,
 					candidates.items[i].queue, candidates.items[i].checkpoint);
 	release_rest(claim, candidates.items, room);
-	claim->released.length = 0;
+	claim->held.children.length = 0;
 }
 
 /* --------------------------------------------------------------------- leases */
 
 /* Forget what is not in progress now: children that somebody changed meanwhile. */
 static void
-drop_changed(Claimed *claimed, uint64 begun)
+drop_changed(Claimed *claimed, Claim *claim, uint64 begun)
 {
 	StepRefs	taken = {0};
 	StepRefs	changed = {0};
@@ -366,12 +363,12 @@ drop_changed(Claimed *claimed, uint64 begun)
 					 errhint("Claim again.")));
 	}
 	claimed->n = kept;
-	release_held_back(&changed);
+	release_held_back(&changed, &claim->held.tasks);
 }
 
 /* Set the steps in progress, each with a lease of its own. */
 static void
-lease_steps(Claimed *claimed, const Claim *claim, TimestampTz now)
+lease_steps(Claimed *claimed, Claim *claim, TimestampTz now)
 {
 	static const Oid types[6] = {INT8OID, INT4OID, TEXTOID, INT4OID, UUIDOID, TIMESTAMPTZOID};
 	DatumList	columns[6];
@@ -402,16 +399,16 @@ lease_steps(Claimed *claimed, const Claim *claim, TimestampTz now)
 	values[7] = TimestampTzGetDatum(now);
 	n = tasker_run(&begin_attempts, values, NULL);
 	if (n != claimed->n)
-		drop_changed(claimed, n);
+		drop_changed(claimed, claim, n);
 }
 
 /*
  * Steps whose input is too large to be handed out must not stand in the way of
- * the others: they fail, but for a child just released, which the next claim
- * from the queue refuses.
+ * the others: they are left in the batch's wave, to fail, but for a child just
+ * released, which the next claim from the queue refuses.
  */
 static void
-drop_oversized(Claimed *claimed)
+drop_oversized(Claimed *claimed, Claim *claim)
 {
 	Batch	   *batch = claimed->batch;
 	StepRefs	children = {0};
@@ -430,21 +427,21 @@ drop_oversized(Claimed *claimed)
 			batch->wave[batch->nwave++] = step;
 	}
 	claimed->n = kept;
-	refuse_steps_of_wave(batch);
-	release_held_back(&children);
+	release_held_back(&children, &claim->held.tasks);
 }
 
 /*
  * Take steps, as many as the claim asks for, and lease them. They have all that
  * their handlers are to be given; *now is when they began. In the batch's memory
- * context.
+ * context. Tasks are locked after all steps, also those of the completion before
+ * this claim.
  */
 ClaimedStep *
 dequeue(Batch *batch, Claim *claim, TimestampTz *now, int *n)
 {
 	Claimed		claimed = {batch};
 
-	if (claim->released.length > 0)
+	if (claim->held.children.length > 0)
 		take_released(&claimed, claim);
 	if (claimed.n < claim->limit)
 		take_queued(&claimed, claim, lane_end);
@@ -458,12 +455,15 @@ dequeue(Batch *batch, Claim *claim, TimestampTz *now, int *n)
 		for (int i = 0; i < claimed.n; i++)
 			batch->wave[i] = claimed.items[i].step;
 		load_inputs(batch);
-		drop_oversized(&claimed);
+		drop_oversized(&claimed, claim);
 	}
 	/* not before a parent ended that let go of a step just now */
 	*now = tasker_now();
 	if (claimed.n > 0)
 		lease_steps(&claimed, claim, *now);
+	refuse_steps_of_wave(batch);
+	settle_tasks(&claim->held.tasks);
+	claim->held.tasks.length = 0;
 	*n = claimed.n;
 	return claimed.items;
 }

@@ -8,8 +8,6 @@
 
 #include "tasker.h"
 
-#include "utils/uuid.h"
-
 /* A step of a task, in the order in which rows are locked. */
 typedef struct StepRef
 {
@@ -80,8 +78,6 @@ typedef struct LeaseEnd
 {
 	TimestampTz end;
 	StepRef		ref;
-	bool		leased;
-	pg_uuid_t	lease;			/* if leased */
 } LeaseEnd;
 
 /* A growing list of them; all zero is an empty one. */
@@ -92,7 +88,7 @@ typedef struct LeaseEnds
 	int			space;
 } LeaseEnds;
 
-extern void lease_ends_add(LeaseEnds *ends, TimestampTz end, const pg_uuid_t *lease, int64 task_id, int step_id);
+extern void lease_ends_add(LeaseEnds *ends, TimestampTz end, int64 task_id, int step_id);
 extern void insert_lease_ends(LeaseEnds *ends);
 extern int	expire_leases(TimestampTz now);
 
@@ -111,14 +107,23 @@ typedef struct StepHints
 	LeaseEnds	leases;
 } StepHints;
 
+/* What follows from a completion, held back for a claim of the same call. */
+typedef struct HeldBack
+{
+	StepRefs	children;		/* to take or to release, first */
+	TaskChanges tasks;			/* to settle, last: an active step is seen,
+								 * and tasks are locked after steps */
+} HeldBack;
+
 extern int	step_ref_compare(const void *a, const void *b);
 extern void step_refs_add(StepRefs *refs, int64 task_id, int step_id);
 extern void step_refs_add_counted(StepRefs *refs, int64 task_id, int step_id, int count);
 extern void step_refs_arrays(const StepRefs *refs, Datum *values);
 extern void merge_step_refs(StepRefs *refs);
 extern bool lower_counters(StepRefs *children);
-extern void hold_back_children(StepRefs *children);
-extern void release_held_back(StepRefs *children);
+extern void hold_back(HeldBack *what);
+extern TaskChanges *held_back_tasks(void);
+extern void release_held_back(StepRefs *children, TaskChanges *changes);
 extern void release_children(StepRefs *satisfied, TaskChanges *changes);
 extern void step_hints_init(StepHints *hints);
 extern void insert_hints(StepHints *hints);
@@ -158,11 +163,12 @@ extern double backoff_seconds(const Backoff *backoff, int attempts, double rando
 /* ------------------------------------------------------------ cut_off.c */
 
 /*
- * The error of a step in the midst of which its process ended, and the lock
- * under which such steps run one after the other: no two at a time.
+ * The error of a step in the midst of which its process ended, and the number
+ * of the lock on the schema under which such steps run one after the other, no
+ * two at a time. Not an advisory lock: anybody could hold that one.
  */
 #define CUT_OFF_STATE	"TK430"
-#define CUT_OFF_LOCK	"1413567307, 430"
+#define CUT_OFF_LOCK	430
 
 extern void record_cut_offs(void);
 

@@ -76,6 +76,7 @@
 #define ERRCODE_TASKER_NO_WORKER			MAKE_SQLSTATE('T', 'K', '6', '0', '0')
 #define ERRCODE_TASKER_DISABLED				MAKE_SQLSTATE('T', 'K', '6', '0', '1')
 #define ERRCODE_TASKER_DISARMED				MAKE_SQLSTATE('T', 'K', '6', '0', '2')
+#define ERRCODE_TASKER_VERSION				MAKE_SQLSTATE('T', 'K', '6', '0', '3')
 #define ERRCODE_TASKER_INTERNAL				MAKE_SQLSTATE('T', 'K', '6', '9', '9')
 
 #endif							/* TASKER_ERRORS_H */

@@ -27,6 +27,7 @@
 #include "utils/memutils.h"
 #include "utils/portal.h"
 #include "utils/snapmgr.h"
+#include "version.h"
 
 /* How long it rests after an error that is not a step's. */
 #define PAUSE_MS	1000
@@ -132,7 +133,7 @@ blame_step(BatchRunner *runner, ErrorData *error)
 static bool
 may_go_on(void)
 {
-	return definition_cache_check() && role_unusable(my_slot->role, "") == NULL;
+	return definition_cache_check() && library_fits(0) && role_unusable(my_slot->role, "") == NULL;
 }
 
 /* What handlers left in the session is not for those of the next batch. */

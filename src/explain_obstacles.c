@@ -19,10 +19,12 @@
 
 /* Is a step at it that must run alone among its like? */
 static TaskerQuery cut_off_lock = {
-	.sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks l, (VALUES (" CUT_OFF_LOCK ")) AS k (class, object) "
-	"WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.classid = k.class::oid AND l.objid = k.object::oid "
+	.sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks l "
+	"WHERE l.locktype = 'object' AND l.classid = 'pg_catalog.pg_namespace'::pg_catalog.regclass "
+	"AND l.objid = 'tasker'::pg_catalog.regnamespace AND l.objsubid = $1 "
 	"AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d "
 	"WHERE d.datname = pg_catalog.current_database()) AND l.granted)",
+	.args = {INT4OID},
 	.columns = {BOOLOID},
 	.read_only = true,
 };
@@ -175,9 +177,11 @@ count_executors(const ExplainedStep *step, ExecutorState state)
 static char *
 waits_for_its_like(ExplainedStep *step)
 {
+	Datum		number = Int32GetDatum(CUT_OFF_LOCK);
+
 	if (step->attempts == 0 || step->sqlstate == NULL || strcmp(step->sqlstate, CUT_OFF_STATE) != 0)
 		return NULL;
-	tasker_run(&cut_off_lock, NULL, NULL);
+	tasker_run(&cut_off_lock, &number, NULL);
 	if (!DatumGetBool(tasker_value_notnull(0, 1)))
 		return NULL;
 	return pstrdup("steps in which a process ended are run one at a time, and another one is at it");

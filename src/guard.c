@@ -19,6 +19,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
+#include "changed_rows.h"
 #include "commands/dbcommands.h"
 #include "commands/trigger.h"
 #include "funcapi.h"
@@ -501,6 +502,7 @@ tasker_tasks_arrive(PG_FUNCTION_ARGS)
 				 errmsg("tasks_arrive is a trigger function"),
 				 errdetail("It was called in another way."),
 				 errhint("It is for tasker's own table.")));
+	check_trigger_table(fcinfo, "tasks");
 	if (tasker_inside())
 		return PointerGetDatum(NULL);
 	tasker_enter(&section);

@@ -8,8 +8,10 @@
  * were taken stay in the index until vacuum may remove them, all of them before
  * those that are left. Whoever has looked at a lane notes where it stopped, and
  * the next one begins there. A commit that adds rows before that place lowers
- * it, a rollback of a claim forgets it. What nobody tells of, like the commit of
- * a prepared transaction, is found all the same: a look is good for a second.
+ * it; a rollback, which makes free what others passed over, forgets it. What
+ * nobody tells of, like the commit of a prepared transaction or the end of
+ * somebody's own SELECT ... FOR UPDATE, is found all the same: a look is good for
+ * a second.
  *
  * Called by those who take rows (batch_read.c, dequeue.c), by shared.c when a
  * transaction ends, and for queues by claims.c and queues.c.
@@ -110,7 +112,9 @@ look_at_lane(int lane)
 		look.version = slot->version;
 		if (slot->looked_at > now - TRUSTED_FOR)
 		{
-			look.from = slot->first;
+			LaneKey		own = own_first_in_lane(lane);
+
+			look.from = lane_key_compare(&own, &slot->first) < 0 ? own : slot->first;
 			look.looked_at = slot->looked_at;
 		}
 	}
@@ -127,7 +131,7 @@ look_at_lane(int lane)
 
 /*
  * Up to the last row, every one that could be was taken; lane_end if there was
- * none. The transaction must have noted that it takes rows of the lane.
+ * none.
  */
 void
 lane_looked_at(const LaneLook *look, LaneKey last)

@@ -20,17 +20,17 @@
 #define LEASES_AT_ONCE	100
 
 static TaskerQuery add_lease = {
-	.sql = "INSERT INTO tasker.leases (expires_at, lease, task_ids, step_ids) "
-	"VALUES ($1, COALESCE($2, pg_catalog.gen_random_uuid()), $3, $4)",
-	.args = {TIMESTAMPTZOID, UUIDOID, INT8ARRAYOID, INT4ARRAYOID},
+	.sql = "INSERT INTO tasker.leases (expires_at, row_id, task_ids, step_ids) "
+	"VALUES ($1, pg_catalog.gen_random_uuid(), $2, $3)",
+	.args = {TIMESTAMPTZOID, INT8ARRAYOID, INT4ARRAYOID},
 };
 
 /* The steps of claims whose leases are over by now, as they were claimed. */
 static TaskerQuery take_leases = {
 	.sql = "WITH d AS (DELETE FROM tasker.leases l USING ("
-	"SELECT l2.expires_at, l2.lease FROM tasker.leases l2 WHERE l2.expires_at <= $1 "
+	"SELECT l2.expires_at, l2.row_id FROM tasker.leases l2 WHERE l2.expires_at <= $1 "
 	"ORDER BY l2.expires_at LIMIT $2 FOR UPDATE SKIP LOCKED) AS c "
-	"WHERE l.expires_at = c.expires_at AND l.lease = c.lease "
+	"WHERE l.expires_at = c.expires_at AND l.row_id = c.row_id "
 	"RETURNING l.task_ids, l.step_ids) "
 	"SELECT u.task_id, u.step_id FROM d CROSS JOIN LATERAL "
 	"ROWS FROM (pg_catalog.unnest(d.task_ids), pg_catalog.unnest(d.step_ids)) AS u (task_id, step_id)",
@@ -41,13 +41,13 @@ static TaskerQuery take_leases = {
 /* Which of them are in progress still. */
 static TaskerQuery leased_steps = {
 	.sql = "SELECT s.task_id, s.step_id, s.step_no, t.named_task_id, s.attempts, s.lease_expires_at, "
-	"COALESCE(s.claimed_by, ''), s.lease "
+	"COALESCE(s.claimed_by, '') "
 	"FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS c (task_id, step_id) "
 	"JOIN tasker.workflow_steps s ON s.task_id = c.task_id AND s.step_id = c.step_id "
 	"JOIN tasker.tasks t ON t.task_id = s.task_id "
 	"WHERE s.state = 'in_progress' AND s.lease_expires_at IS NOT NULL",
 	.args = {INT8ARRAYOID, INT4ARRAYOID},
-	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, INT4OID, TIMESTAMPTZOID, TEXTOID, UUIDOID},
+	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, INT4OID, TIMESTAMPTZOID, TEXTOID},
 };
 
 /* Those of them that can be locked now, with the task: its row is to change if the step failed for good. */
@@ -80,13 +80,12 @@ typedef struct LeasedStep
 	int			attempts;
 	TimestampTz expires;
 	char	   *worker;
-	pg_uuid_t  *lease;			/* NULL: set by hand, without one */
 } LeasedStep;
 
 /* ------------------------------------------------------------ when to look */
 
 void
-lease_ends_add(LeaseEnds *ends, TimestampTz end, const pg_uuid_t *lease, int64 task_id, int step_id)
+lease_ends_add(LeaseEnds *ends, TimestampTz end, int64 task_id, int step_id)
 {
 	LeaseEnd   *item;
 
@@ -97,13 +96,11 @@ lease_ends_add(LeaseEnds *ends, TimestampTz end, const pg_uuid_t *lease, int64 t
 			repalloc_huge(ends->items, ends->space * sizeof(LeaseEnd));
 	}
 	item = &ends->items[ends->length++];
-	memset(item, 0, sizeof(LeaseEnd));
 	item->end = end;
-	item->ref.task_id = task_id;
-	item->ref.step_id = step_id;
-	item->leased = lease != NULL;
-	if (lease != NULL)
-		item->lease = *lease;
+	item->ref = (StepRef)
+	{
+		task_id, step_id, 0
+	};
 	wake_timer_at_commit(end);
 }
 
@@ -126,23 +123,22 @@ insert_lease_ends(LeaseEnds *ends)
 		qsort(ends->items, ends->length, sizeof(LeaseEnd), compare_ends);
 	for (int i = 0; i < ends->length;)
 	{
-		LeaseEnd   *first = &ends->items[i];
+		TimestampTz end = ends->items[i].end;
 		DatumList	tasks,
 					steps;
-		Datum		values[4];
+		Datum		values[3];
 
 		datum_list_init(&tasks, INT8OID);
 		datum_list_init(&steps, INT4OID);
-		for (; i < ends->length && ends->items[i].end == first->end; i++)
+		for (; i < ends->length && ends->items[i].end == end; i++)
 		{
 			datum_list_add(&tasks, Int64GetDatum(ends->items[i].ref.task_id));
 			datum_list_add(&steps, Int32GetDatum(ends->items[i].ref.step_id));
 		}
-		values[0] = TimestampTzGetDatum(first->end);
-		values[1] = UUIDPGetDatum(&first->lease);
-		values[2] = datum_list_array(&tasks);
-		values[3] = datum_list_array(&steps);
-		tasker_run(&add_lease, values, first->leased ? NULL : " n  ");
+		values[0] = TimestampTzGetDatum(end);
+		values[1] = datum_list_array(&tasks);
+		values[2] = datum_list_array(&steps);
+		tasker_run(&add_lease, values, NULL);
 	}
 }
 
@@ -194,9 +190,6 @@ read_leased(Datum task_ids, Datum step_ids, int *n)
 	steps = palloc(Max(*n, 1) * sizeof(LeasedStep));
 	for (int i = 0; i < *n; i++)
 	{
-		bool		isnull;
-		Datum		lease;
-
 		steps[i].task_id = DatumGetInt64(tasker_value_notnull(i, 1));
 		steps[i].step_id = DatumGetInt32(tasker_value_notnull(i, 2));
 		steps[i].step_no = DatumGetInt32(tasker_value_notnull(i, 3));
@@ -204,8 +197,6 @@ read_leased(Datum task_ids, Datum step_ids, int *n)
 		steps[i].attempts = DatumGetInt32(tasker_value_notnull(i, 5));
 		steps[i].expires = DatumGetTimestampTz(tasker_value_notnull(i, 6));
 		steps[i].worker = TextDatumGetCString(tasker_value_notnull(i, 7));
-		lease = tasker_value(i, 8, &isnull);
-		steps[i].lease = isnull ? NULL : DatumGetUUIDP(lease);
 	}
 	return steps;
 }
@@ -284,7 +275,7 @@ expire_leases(TimestampTz now)
 			add_end(&leased[i], now, columns);
 		else
 		{
-			lease_ends_add(&later, leased[i].expires, leased[i].lease, leased[i].task_id, leased[i].step_id);
+			lease_ends_add(&later, leased[i].expires, leased[i].task_id, leased[i].step_id);
 			locked_by_others += leased[i].expires <= now;
 		}
 	}

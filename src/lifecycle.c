@@ -8,9 +8,9 @@
  * An executor in the middle of a long step is ended, which rolls the step
  * back; it is run again later.
  *
- * DROP EXTENSION is given the same way out, since it locks the tables in
- * another order than those who work on them. The processes come back when its
- * transaction ends, and stay if the extension does.
+ * DROP EXTENSION and ALTER EXTENSION … UPDATE are given the same way out, since
+ * they lock the tables in another order than those who work on them. The
+ * processes come back when the transaction ends, and stay if the extension does.
  */
 #include "process.h"
 
@@ -31,8 +31,8 @@
 
 #include <signal.h>
 
-/* The database whose extension this transaction drops. */
-static Oid	dropped_in = InvalidOid;
+/* The database whose extension this transaction drops or updates. */
+static Oid	changed_in = InvalidOid;
 
 /* How long processes may take to leave: by themselves, and after a signal. */
 #define LEAVE_MS	1000
@@ -77,12 +77,14 @@ database_wanted(Node *command)
 	}
 }
 
-/* Does the command drop the extension of this database? */
+/* Does the command drop or update the extension of this database? */
 static bool
-drops_extension(Node *command)
+changes_extension(Node *command)
 {
 	ListCell   *cell;
 
+	if (IsA(command, AlterExtensionStmt))
+		return strcmp(castNode(AlterExtensionStmt, command)->extname, "tasker") == 0;
 	if (!IsA(command, DropStmt) || castNode(DropStmt, command)->removeType != OBJECT_EXTENSION)
 		return false;
 	foreach(cell, castNode(DropStmt, command)->objects)
@@ -182,11 +184,11 @@ let_them_back(Oid database, bool exists)
 static void
 xact_callback(XactEvent event, void *arg)
 {
-	if (!OidIsValid(dropped_in) || event == XACT_EVENT_PRE_COMMIT ||
+	if (!OidIsValid(changed_in) || event == XACT_EVENT_PRE_COMMIT ||
 		event == XACT_EVENT_PRE_PREPARE)
 		return;
-	let_them_back(dropped_in, true);
-	dropped_in = InvalidOid;
+	let_them_back(changed_in, true);
+	changed_in = InvalidOid;
 }
 
 static void
@@ -204,9 +206,9 @@ process_utility(PROCESS_UTILITY_PARAMETERS)
 	char	   *name = database_wanted(pstmt->utilityStmt);
 	Oid			database = InvalidOid;
 
-	if (drops_extension(pstmt->utilityStmt) && superuser())
+	if (changes_extension(pstmt->utilityStmt) && superuser())
 	{
-		dropped_in = MyDatabaseId;
+		changed_in = MyDatabaseId;
 		have_them_leave(MyDatabaseId);
 	}
 	if (name != NULL)

@@ -21,12 +21,14 @@
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "shared.h"
 #include "utils/array.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/typcache.h"
+#include "version.h"
 
 #define MAX_SECTIONS	32
 
@@ -88,8 +90,10 @@ tasker_enter(TaskerSection *section)
 	SPI_connect();
 	GetUserIdAndSecContext(&section->userid, &section->sec_context);
 	section->guc_level = 0;
+	note_entered();
 	if (sections == 0)
 	{
+		(void) library_fits(ERROR);
 		section_number++;
 		section->guc_level = NewGUCNestLevel();
 		for (int i = 0; i < lengthof(pinned); i++)

@@ -154,6 +154,8 @@ pause_named(Datum name, Datum reason, bool no_reason)
 	CStringGetTextDatum(GetUserNameFromId(tasker_caller(), false)), reason};
 
 	check_level(ACCESS_OPERATOR, "pause");
+	if (!no_reason)
+		check_remark(DatumGetTextPP(reason), "the reason", TASKER_MAX_REMARK);
 	(void) queue_id_of(name);	/* it is there */
 	return tasker_run(&pause_queue, values, no_reason ? "   n" : NULL) == 1;
 }
@@ -176,6 +178,8 @@ tasker_create_queue(PG_FUNCTION_ARGS)
 	TaskerSection section;
 	bool		made;
 
+	if (!PG_ARGISNULL(1))
+		check_remark(PG_GETARG_TEXT_PP(1), "the description of a queue", TASKER_MAX_REMARK);
 	for (int i = 1; i < 3; i++)
 	{
 		nulls[i] = PG_ARGISNULL(i) ? 'n' : ' ';
@@ -254,6 +258,7 @@ tasker_register_worker(PG_FUNCTION_ARGS)
 				 errdetail("One of them is null, or the name does not have from 1 to %d bytes.", TASKER_MAX_NAME),
 				 errhint("For example: register_worker('worker-1', '{payments}').")));
 	check_results_size(PG_GETARG_JSONB_P(2));
+	check_remark((text *) PG_GETARG_ARRAYTYPE_P(1), "the list of a worker's queues", TASKER_MAX_REMARK);
 	tasker_enter(&section);
 	(void) scope(&owner);
 	values[0] = DirectFunctionCall1(namein, CStringGetDatum(GetUserNameFromId(tasker_caller(), false)));

@@ -157,32 +157,35 @@ note_last(const StepRefs *children, TaskChanges *changes)
 		task_change(changes, children->items[i].task_id)->may_complete = true;
 }
 
-/* Where the children of steps that are satisfied from here on go; NULL: they are released. */
-static StepRefs *held_back = NULL;
+/* Where what follows from changes of steps goes; NULL: it is done at once. */
+static HeldBack *held_back = NULL;
 static MemoryContext held_back_context = NULL;
 
 /*
- * Hold back, instead of releasing them, the children of the steps that the next
- * statements satisfy, in the current memory context; NULL ends it. The caller
- * then takes them or calls release_held_back, in the same transaction.
+ * From here on, children of steps that are satisfied are not released and tasks
+ * are not settled, but noted for the caller, in the current memory context; NULL
+ * ends it. In the same transaction the caller takes the children or calls
+ * release_held_back, and settles the tasks when that is done.
  */
 void
-hold_back_children(StepRefs *children)
+hold_back(HeldBack *what)
 {
-	held_back = children;
+	held_back = what;
 	held_back_context = CurrentMemoryContext;
 }
 
-void
-release_held_back(StepRefs *children)
+/* Where to note what changes of steps mean for their tasks, if somebody else settles them. */
+TaskChanges *
+held_back_tasks(void)
 {
-	TaskChanges changes;
+	return held_back == NULL ? NULL : &held_back->tasks;
+}
 
-	if (lower_counters(children))
-		return;
-	task_changes_init(&changes);
-	note_last(children, &changes);
-	settle_tasks(&changes);
+void
+release_held_back(StepRefs *children, TaskChanges *changes)
+{
+	if (!lower_counters(children))
+		note_last(children, changes);
 }
 
 /*
@@ -231,7 +234,7 @@ release_children(StepRefs *satisfied, TaskChanges *changes)
 		MemoryContext old_context = MemoryContextSwitchTo(held_back_context);
 
 		for (int i = 0; i < children.length; i++)
-			step_refs_add(held_back, children.items[i].task_id, children.items[i].step_id);
+			step_refs_add(&held_back->children, children.items[i].task_id, children.items[i].step_id);
 		MemoryContextSwitchTo(old_context);
 	}
 	else if (!lower_counters(&children))

@@ -9,6 +9,7 @@
 #include "shared.h"
 
 #include "access/xact.h"
+#include "compat.h"
 #include "miscadmin.h"
 #include "recorder.h"
 #include "storage/ipc.h"
@@ -19,9 +20,6 @@
 
 static TaskerShared *shared = NULL;
 
-#if PG_VERSION_NUM >= 150000
-static shmem_request_hook_type previous_shmem_request_hook = NULL;
-#endif
 static shmem_startup_hook_type previous_shmem_startup_hook = NULL;
 
 /* Lanes beyond these wake the scheduler, which finds them by itself. */
@@ -34,10 +32,8 @@ typedef struct Noted
 	LaneKey		first[MAX_NOTED];	/* ... the first of them */
 	int			nlanes;
 	bool		all_lanes;		/* more than could be noted */
-	int			taken[MAX_NOTED];	/* lanes that rows were taken from */
-	int			ntaken;
-	bool		all_taken;		/* more than could be noted */
-	bool		put_back;		/* some of which are there again */
+	bool		entered;		/* tasker's statements ran, and may have
+								 * locked */
 	int64	   *tasks;			/* in TopMemoryContext: told after the commit */
 	int			ntasks;
 	int			tasks_space;
@@ -140,6 +136,16 @@ wake_lane_at_commit(int lane, LaneKey first)
 		noted.scheduler = noted.all_lanes = true;
 }
 
+/* The first row that this transaction itself has put into the lane, lane_end if none. */
+LaneKey
+own_first_in_lane(int lane)
+{
+	for (int i = 0; i < noted.nlanes; i++)
+		if (noted.lanes[i] == lane)
+			return noted.first[i];
+	return noted.all_lanes ? lane_begin : lane_end;
+}
+
 /* Any lane may have got rows. */
 void
 wake_all_lanes_at_commit(void)
@@ -147,24 +153,11 @@ wake_all_lanes_at_commit(void)
 	noted.scheduler = noted.all_lanes = true;
 }
 
-/* Rows of the lane are taken; if the transaction is rolled back they are there again. */
+/* Tasker's statements run: what they lock others pass over. */
 void
-note_lane_taken(int lane)
+note_entered(void)
 {
-	for (int i = 0; i < noted.ntaken; i++)
-		if (noted.taken[i] == lane)
-			return;
-	if (noted.ntaken < MAX_NOTED)
-		noted.taken[noted.ntaken++] = lane;
-	else
-		noted.all_taken = true;
-}
-
-/* Some of what was taken is put back. */
-void
-note_put_back(void)
-{
-	noted.put_back = true;
+	noted.entered = true;
 }
 
 void
@@ -334,24 +327,17 @@ wake_waiters(int lane)
 
 /* ------------------------------------------------------------------ telling */
 
-/* What was taken may be there again. The caller holds the lock. */
-static void
-forget_taken(void)
-{
-	for (int i = 0; i < noted.ntaken; i++)
-		forget_lane(noted.taken[i]);
-	if (noted.all_taken)
-		forget_lane(0);
-}
-
-/* The same after a rollback, of a part of the transaction maybe. */
+/*
+ * The transaction, or a part of it, is rolled back: rows that others passed over,
+ * since it had taken or locked them, can be taken.
+ */
 static void
 tell_rolled_back(void)
 {
-	if (shared == NULL || (noted.ntaken == 0 && !noted.all_taken))
+	if (shared == NULL || !noted.entered)
 		return;
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	forget_taken();
+	forget_lane(0);
 	LWLockRelease(&shared->lock);
 }
 
@@ -362,8 +348,6 @@ tell(void)
 	SchedulerSlot *scheduler;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	if (noted.put_back)
-		forget_taken();
 	for (int i = 0; i < noted.nlanes; i++)
 	{
 		ExecutorSlot *executor;
@@ -408,7 +392,7 @@ static bool
 anything_noted(void)
 {
 	return noted.nlanes > 0 || noted.ntasks > 0 || noted.scheduler ||
-		noted.launcher || noted.queues || noted.put_back || noted.due != 0;
+		noted.launcher || noted.queues || noted.due != 0;
 }
 
 static void
@@ -453,16 +437,6 @@ subxact_callback(SubXactEvent event, SubTransactionId my_subid, SubTransactionId
 		tell_rolled_back();
 }
 
-#if PG_VERSION_NUM >= 150000
-static void
-shmem_request(void)
-{
-	if (previous_shmem_request_hook)
-		previous_shmem_request_hook();
-	RequestAddinShmemSpace(MAXALIGN(sizeof(TaskerShared)));
-}
-#endif
-
 static void
 shmem_startup(void)
 {
@@ -478,12 +452,7 @@ tasker_shared_init(void)
 	RegisterSubXactCallback(subxact_callback, NULL);
 	if (!process_shared_preload_libraries_in_progress)
 		return;
-#if PG_VERSION_NUM >= 150000
-	previous_shmem_request_hook = shmem_request_hook;
-	shmem_request_hook = shmem_request;
-#else
-	RequestAddinShmemSpace(MAXALIGN(sizeof(TaskerShared)));
-#endif
+	tasker_request_shmem(MAXALIGN(sizeof(TaskerShared)));
 	previous_shmem_startup_hook = shmem_startup_hook;
 	shmem_startup_hook = shmem_startup;
 }

@@ -142,8 +142,8 @@ extern SchedulerSlot *ask_for_scheduler(Oid database);
 /* What the transaction, if it commits, will tell whom. */
 extern void wake_lane_at_commit(int lane, LaneKey first);
 extern void wake_all_lanes_at_commit(void);
-extern void note_lane_taken(int lane);
-extern void note_put_back(void);
+extern LaneKey own_first_in_lane(int lane);
+extern void note_entered(void);
 extern void wake_timer_at_commit(TimestampTz due);
 extern void interrupt_task_at_commit(int64 task_id);
 extern void wake_launcher_at_commit(void);

@@ -42,7 +42,7 @@ typedef struct StepChanges
 	StepHints	hints;
 	StepRefs	satisfied;
 	StepRefs	promoted;		/* pending, but no parent is left to wait for */
-	TaskChanges tasks;
+	TaskChanges *tasks;
 } StepChanges;
 
 static void
@@ -186,13 +186,11 @@ note_hints(StepChanges *changes, Pairs *pairs, int64 task_id, StepState from, St
 	else if (to == STEP_IN_PROGRESS)
 	{
 		bool		endless;
-		bool		no_lease;
 		Datum		end = slot_getattr(pairs->new_slot, STEPS_LEASE_EXPIRES_AT, &endless);
-		Datum		lease = slot_getattr(pairs->new_slot, STEPS_LEASE, &no_lease);
 
 		if (!endless)
-			lease_ends_add(&changes->hints.leases, DatumGetTimestampTz(end),
-						   no_lease ? NULL : DatumGetUUIDP(lease), task_id, DatumGetInt32(step_id));
+			lease_ends_add(&changes->hints.leases, DatumGetTimestampTz(end), task_id,
+						   DatumGetInt32(step_id));
 	}
 	else if (to == STEP_CANCELLED || to == STEP_SKIPPED || to == STEP_RESOLVED_MANUALLY)
 		interrupt_task_at_commit(task_id);
@@ -210,7 +208,7 @@ note_hints(StepChanges *changes, Pairs *pairs, int64 task_id, StepState from, St
 static void
 note_task(StepChanges *changes, Pairs *pairs, int64 task_id, StepState from, StepState to)
 {
-	TaskChange *task = task_change(&changes->tasks, task_id);
+	TaskChange *task = task_change(changes->tasks, task_id);
 	bool		isnull;
 
 	if (to == STEP_IN_PROGRESS || to == STEP_COMPLETE || to == STEP_ERROR || to == STEP_WAITING_FOR_RETRY)
@@ -244,6 +242,9 @@ look_at_step(StepChanges *changes, Pairs *pairs)
 		step_refs_add(&changes->promoted, task_id, step_id);
 	if (from == to)
 	{
+		/* others have passed over it meanwhile */
+		if (to == STEP_ENQUEUED)
+			wake_lane_at_commit(DatumGetInt32(column(pairs->new_slot, STEPS_LANE)), lane_begin);
 		check_step_time(task_id, step_id, to, pairs);
 		if (time_changed(pairs, to))
 			note_hints(changes, pairs, task_id, from, to);
@@ -266,12 +267,16 @@ Datum
 tasker_steps_changed(PG_FUNCTION_ARGS)
 {
 	StepChanges changes = {0};
+	TaskChanges to_settle;
 	TaskerSection section;
 	Pairs		pairs;
 
 	step_history_init(&changes.history);
 	step_hints_init(&changes.hints);
-	task_changes_init(&changes.tasks);
+	task_changes_init(&to_settle);
+	changes.tasks = held_back_tasks();
+	if (changes.tasks == NULL)
+		changes.tasks = &to_settle;
 
 	pairs_begin(&pairs, fcinfo, "workflow_steps");
 	while (pairs_next(&pairs))
@@ -285,12 +290,12 @@ tasker_steps_changed(PG_FUNCTION_ARGS)
 
 	tasker_enter(&section);
 	record_step_history(&changes.history);
-	release_children(&changes.satisfied, &changes.tasks);
+	release_children(&changes.satisfied, changes.tasks);
 	insert_hints(&changes.hints);
 	for (int i = 0; i < changes.promoted.length; i++)
 		changes.promoted.items[i].count = 0;
 	(void) lower_counters(&changes.promoted);
-	settle_tasks(&changes.tasks);
+	settle_tasks(&to_settle);
 	tasker_leave(&section);
 	return PointerGetDatum(NULL);
 }

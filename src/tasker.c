@@ -9,6 +9,7 @@
 #include "handler.h"
 #include "history_ring.h"
 #include "process.h"
+#include "version.h"
 
 PG_MODULE_MAGIC;
 
@@ -20,6 +21,7 @@ _PG_init(void)
 	tasker_clock_init();
 	tasker_guc_init();
 	tasker_query_init();
+	tasker_version_init();
 	tasker_shared_init();
 	guard_init();
 	handler_init();

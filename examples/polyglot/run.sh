@@ -24,7 +24,7 @@ fi
 
 # Node's driver is beside the client, unless it is there already.
 [ -d clients/node/node_modules/pg ] ||
-	npm ci --prefix clients/node --cache clients/node/node_modules/.cache --no-audit --no-fund --ignore-scripts --silent
+	npm ci --prefix clients/node --cache clients/node/node_modules/.cache --no-audit --no-fund --ignore-scripts --loglevel=error >/dev/null
 psql -Xq -d postgres -c 'CREATE DATABASE polyglot'
 export PGDATABASE=polyglot
 psql -Xq -f examples/polyglot/invoice.sql

@@ -39,7 +39,7 @@ def pairs(text):
 
 
 STEP = pairs("""
-    pending: enqueued waiting complete skipped cancelled resolved_manually
+    pending: enqueued waiting in_progress complete skipped cancelled resolved_manually
     waiting: enqueued complete skipped cancelled resolved_manually
     enqueued: in_progress complete waiting_for_retry error skipped cancelled resolved_manually
     in_progress: complete waiting_for_retry error enqueued cancelled resolved_manually
@@ -178,7 +178,7 @@ class Check:
         history = self.history
         for step, effects in sorted(history.effects.items()):
             for parent in history.parents[step]:
-                name, state = history.names[parent], self.ends.get(parent)
+                name, state = history.names.get(parent), self.ends.get(parent)
                 if state is not None and state not in SATISFIED:
                     self.say('order', step, 'began, and its parent "%s" is %s', name, state)
                 if state != 'complete':

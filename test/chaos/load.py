@@ -12,6 +12,7 @@ Each lives with every failure of the server. What no failure of a server
 explains goes into the journal as well, as "unexpected: ...".
 """
 import json
+import logging
 import os
 import random
 import signal
@@ -99,6 +100,7 @@ def submitter(dsn, journal, rng):
 # --------------------------------------------------------------------- worker
 
 def worker(dsn, journal, rng):
+    logging.disable()  # that handlers fail is no news
     client = Client(dsn, 'hand', journal)
     lock = threading.Lock()
     hand = tasker.Worker(dsn + ' user=hand dbname=postgres', ['tx', 'plain'], concurrency=4, batch=3, drain=5)

@@ -131,6 +131,13 @@ make_dir() {
 	done
 	BIN=$W/pg${bindir#"$prefix"}
 	echo "$BIN" | as_user tee "$W/bindir" >/dev/null
+	# Debian's of PostgreSQL 13 says where it was built to be, wherever it is.
+	if [ "$("$BIN/pg_config" --bindir)" != "$BIN" ]; then
+		as_user mv "$BIN/pg_config" "$BIN/pg_config.built"
+		printf '%s\n' '#!/bin/sh' "\"\$0.built\" \"\$@\" | sed 's,^$prefix/,$W/pg/,; s, = $prefix/, = $W/pg/,'" |
+			as_user tee "$BIN/pg_config" >/dev/null
+		as_user chmod +x "$BIN/pg_config"
+	fi
 	for d in --bindir --pkglibdir --sharedir --pgxs; do
 		[[ $("$BIN/pg_config" "$d") == "$W"/* ]] || die "$pgc does not relocate ($d)"
 	done

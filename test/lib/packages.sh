@@ -37,8 +37,12 @@ missing() {
 			want+=("postgresql-client-$major")
 		[ -f "$("$bin/pg_config" --sharedir 2>/dev/null)/extension/pgtap.control" ] || want+=("postgresql-$major-pgtap")
 		perl -MIPC::Run -MTest::More -MTAP::Parser -e 1 2>/dev/null || want+=(libipc-run-perl perl)
-		command -v pg_bsd_indent >/dev/null || want+=(pg-bsd-indent)
+		# only the suite format needs it
+		case " ${SUITE:-format} " in
+			*" format "*) command -v pg_bsd_indent >/dev/null || want+=(pg-bsd-indent) ;;
+		esac
 		command -v python3 >/dev/null || want+=(python3)
+		/usr/bin/python3 -c 'import pglast' 2>/dev/null || want+=(python3-pglast)
 	fi
 }
 

@@ -126,6 +126,7 @@ SELECT attack.try('resolves what there is not', format('SELECT tasker.resolve_st
 SELECT tasker.complete_step(:task_id, :step_id, :'lease');
 COMMIT;
 SELECT attack.try('a note of a call that failed', format('SELECT count(*) FROM tasker.task_history WHERE task_id = %s AND metadata IS NOT NULL', :own), '0');
+SELECT attack.try('holds the lock of steps that were cut off', 'SELECT tasker.lock_cut_off()', '42501');
 SELECT attack.try('burns ids', 'SELECT count(tasker.next_task_id()) FROM generate_series(1, 10)', '10');
 
 \c - attack_view

@@ -99,6 +99,28 @@ SELECT attack.try('in another namespace', 'SELECT tasker.create_task(''trap'', n
 \c - :admin
 SELECT attack.try('a superuser creates one', 'SELECT tasker.create_task(''trap'') > 0', 'TK206');
 
+-- -------------------------------------------------------------- the archive's function
+-- It gets every role's tasks, so it must be the one that was chosen.
+CREATE SCHEMA audit;
+CREATE TABLE audit.kept (document jsonb);
+ALTER TABLE audit.kept OWNER TO attack_vic;
+CREATE FUNCTION audit.keep(jsonb) RETURNS void LANGUAGE sql AS 'INSERT INTO audit.kept VALUES ($1)';
+ALTER SCHEMA audit OWNER TO attack_vic;
+ALTER FUNCTION audit.keep(jsonb) OWNER TO attack_vic;
+SELECT tasker.set_archive('audit.keep');
+SELECT attack.try('the archive function', 'SELECT tasker.expire(''0 s'') >= 0', 'true');
+SELECT attack.try('none is overdue', 'SELECT count(*) FROM tasker.overdue_tasks', '0');
+\c - attack_vic
+ALTER SCHEMA audit RENAME TO audit_was_here;
+\c - attack_mal
+CREATE SCHEMA audit;
+CREATE FUNCTION audit.keep(jsonb) RETURNS void LANGUAGE sql AS 'INSERT INTO mal.loot VALUES (''archive: '' || $1::text)';
+SELECT attack.try('chooses the archive function', 'SELECT tasker.set_archive(''audit.keep'')', 'TK500');
+\c - :admin
+SELECT attack.try('another role''s archive function', 'SELECT tasker.expire(''0 s'')', 'TK404');
+SELECT attack.try('which got something', 'SELECT count(*) FROM mal.loot WHERE what LIKE ''archive%''', '0');
+SELECT tasker.set_archive(NULL);
+
 -- ------------------------------------------------------------- CALL tasker.run()
 -- In a session that is more than the steps' owner: the superuser's after SET
 -- ROLE, or a role's that has the attacker's role and others.

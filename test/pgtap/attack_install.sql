@@ -122,7 +122,7 @@ SELECT is((SELECT string_agg(p.oid::regprocedure::text, ', ' ORDER BY 1) FROM pg
 	'no function is SECURITY DEFINER');
 SELECT is((SELECT string_agg(p.oid::regprocedure::text, ', ' ORDER BY p.oid::regprocedure::text) FROM pg_proc p WHERE p.pronamespace = 'tasker'::regnamespace
 	AND NOT has_function_privilege('attack_mal', p.oid, 'EXECUTE')),
-	'tasker.edges_changed(), tasker.grant_access(name,text), tasker.guard_definition(), tasker.revoke_access(name), tasker.steps_changed(), tasker.tasks_changed()',
+	'tasker.edges_changed(), tasker.grant_access(name,text), tasker.guard_definition(), tasker.lock_cut_off(), tasker.revoke_access(name), tasker.steps_changed(), tasker.tasks_arrive(), tasker.tasks_changed()',
 	'what grant_access does not give');
 SELECT is((SELECT string_agg(p.oid::regprocedure::text, ', ') FROM pg_proc p WHERE p.pronamespace = 'tasker'::regnamespace AND has_function_privilege('attack_none', p.oid, 'EXECUTE')), NULL,
 	'without it there is nothing');
@@ -148,7 +148,7 @@ BEGIN
 	EXECUTE format('SELECT count(*) FROM (SELECT %s(%s) OFFSET 0) x', p::regproc, COALESCE(args, ''));
 	RAISE EXCEPTION 'answered';
 EXCEPTION WHEN OTHERS THEN
-	RETURN CASE WHEN SQLERRM = 'answered' OR SQLSTATE ~ '^(TK[1-5]|22|42501|54000)' THEN 'ok' ELSE format('%s: %s %s', args, SQLSTATE, SQLERRM) END;
+	RETURN CASE WHEN SQLERRM = 'answered' OR SQLSTATE ~ '^(TK[1-6]|22|42501|42602|54000)' THEN 'ok' ELSE format('%s: %s %s', args, SQLSTATE, SQLERRM) END;
 END $$;
 SELECT p.oid::regprocedure::text AS f, p.oid INTO attack.callable FROM pg_proc p WHERE p.pronamespace = 'tasker'::regnamespace AND p.prokind = 'f' AND has_function_privilege('attack_mal', p.oid, 'EXECUTE');
 GRANT SELECT ON attack.callable TO PUBLIC;

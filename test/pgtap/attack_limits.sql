@@ -107,12 +107,12 @@ SELECT attack.try('an error of megabytes', format('SELECT length(last_error ->> 
 -- ---------------------------------------------------------------------- open tasks
 SELECT tasker.cancel_task(task_id) FROM tasker.tasks WHERE state NOT IN ('complete', 'cancelled');
 SELECT attack.try('30 tasks', $$SELECT count(tasker.create_task('one')) FROM generate_series(1, 30)$$, '30');
-SELECT attack.refused('31', $$SELECT tasker.create_task('one')$$, 'TK207', 'tasker.max_open_tasks');
+SELECT attack.refused('31', $$SELECT tasker.create_task('one')$$, 'TK208', 'tasker.max_open_tasks');
 SELECT tasker.pause_task(max(task_id)), tasker.cancel_task(min(task_id)) FROM tasker.tasks WHERE state = 'pending';
 SELECT attack.try_for_a_while('one was cancelled, one paused: one more', $$SELECT tasker.create_task('one') > 0$$, 'true');
-SELECT attack.try('and no other', $$SELECT tasker.create_task('one')$$, 'TK207');
+SELECT attack.try('and no other', $$SELECT tasker.create_task('one')$$, 'TK208');
 SELECT count(tasker.cancel_task(task_id)) FROM tasker.tasks WHERE state NOT IN ('complete', 'cancelled');
-SELECT attack.try('31 at once', $$SELECT tasker.create_tasks('one', array_fill('{}'::jsonb, '{31}'))$$, 'TK207');
+SELECT attack.try('31 at once', $$SELECT tasker.create_tasks('one', array_fill('{}'::jsonb, '{31}'))$$, 'TK208');
 SELECT attack.try_for_a_while('30 at once', $$SELECT count(*) FROM tasker.create_tasks('one', array_fill('{}'::jsonb, '{30}'))$$, '30');
 -- A rollback, or a savepoint's, is no way around; nor is what is rolled back held against it for ever.
 SELECT count(tasker.cancel_task(task_id)) FROM tasker.tasks WHERE state NOT IN ('complete', 'cancelled');
@@ -124,7 +124,7 @@ SELECT attack.try_for_a_while('30 were rolled back', $$SELECT count(*) FROM task
 SAVEPOINT b;
 SELECT tasker.cancel_task(max(task_id)) FROM tasker.tasks WHERE state = 'pending';
 ROLLBACK TO b;
-SELECT attack.try('a cancellation was rolled back', $$SELECT tasker.create_task('one')$$, 'TK207');
+SELECT attack.try('a cancellation was rolled back', $$SELECT tasker.create_task('one')$$, 'TK208');
 COMMIT;
 \c - attack_vic
 SELECT tasker.define_task('vic', '{"steps": [{"name": "a", "queue": "vic"}]}');

@@ -418,6 +418,20 @@ SELECT fail('r', 's');
 SELECT history('r');
 SELECT wrong();
 SELECT clear();
+-- claimed again while the row of the first claim's lease is still there: its end is of no interest
+SELECT make('s', 'last');
+SELECT claim('{claims_r}', lease => '10 s');
+SELECT release('s', 's');
+SELECT claim('{claims_r}', lease => '1 min', worker => 'w2');
+SET tasker.clock = '2030-01-01 04:01:10+00';
+SELECT tasker.tick('2030-01-01 04:01:10+00') > 0;
+SELECT shown('s');
+SET tasker.clock = '2030-01-01 04:02+00';
+SELECT tasker.tick('2030-01-01 04:02+00') > 0;
+SELECT shown('s');
+SELECT count(*) FROM tasker.leases CROSS JOIN LATERAL unnest(task_ids) AS u (task_id) JOIN made USING (task_id) WHERE label = 's';
+SELECT clear();
+SET tasker.clock = '2030-01-01 04:01+00';
 
 -- paused: its steps are not claimed, what was taken ends as usual
 SET SESSION AUTHORIZATION claims_ann;

@@ -109,12 +109,12 @@ SELECT refused((SELECT jsonb_build_object('steps', jsonb_agg(jsonb_build_object(
 
 -- functions
 CREATE FUNCTION shop.two(a jsonb, b int DEFAULT 1) RETURNS jsonb LANGUAGE sql AS 'SELECT $1';
-CREATE FUNCTION shop.two(a json) RETURNS jsonb LANGUAGE sql AS 'SELECT NULL::jsonb';
+CREATE FUNCTION shop.two(a bytea) RETURNS jsonb LANGUAGE sql AS 'SELECT NULL::jsonb';
 CREATE FUNCTION shop.none() RETURNS jsonb LANGUAGE sql AS 'SELECT NULL::jsonb';
 CREATE FUNCTION shop.any(anyelement) RETURNS jsonb LANGUAGE sql AS 'SELECT NULL::jsonb';
 CREATE FUNCTION shop.variadic(VARIADIC jsonb[]) RETURNS jsonb LANGUAGE sql AS 'SELECT NULL::jsonb';
 CREATE FUNCTION shop.text(jsonb) RETURNS text LANGUAGE sql AS 'SELECT NULL::text';
-CREATE FUNCTION shop.json(jsonb) RETURNS json LANGUAGE sql AS 'SELECT NULL::json';
+CREATE FUNCTION shop.not_b(jsonb) RETURNS json LANGUAGE sql AS 'SELECT NULL::json';
 CREATE FUNCTION shop.set(jsonb) RETURNS SETOF jsonb LANGUAGE sql AS 'SELECT $1';
 CREATE FUNCTION shop.out(jsonb, OUT a jsonb, OUT b jsonb) LANGUAGE sql AS 'SELECT $1, $1';
 CREATE FUNCTION shop.trigger() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
@@ -122,7 +122,7 @@ CREATE PROCEDURE shop.procedure(jsonb) LANGUAGE sql AS '';
 CREATE AGGREGATE shop.aggregate(jsonb) (SFUNC = jsonb_concat, STYPE = jsonb);
 CREATE FUNCTION pg_temp.temporary(jsonb) RETURNS jsonb LANGUAGE sql AS 'SELECT $1';
 SELECT refused_function(f) FROM unnest(ARRAY['charge', 'jsonb_pretty', '', 'shop.', 'shop.charge(jsonb)', 'db.shop.charge', 'shop.none_such',
-	'nowhere.charge', '"Shop".charge', 'pg_temp.temporary', 'shop.two', 'shop.none', 'shop.any', 'shop.variadic', 'shop.text', 'shop.json',
+	'nowhere.charge', '"Shop".charge', 'pg_temp.temporary', 'shop.two', 'shop.none', 'shop.any', 'shop.variadic', 'shop.text', 'shop.not_b',
 	'shop.set', 'shop.out', 'shop.trigger', 'shop.procedure', 'shop.aggregate']) AS f;
 SET search_path = shop, public;
 SELECT refused_function('charge');

@@ -30,7 +30,8 @@ CREATE VIEW queued AS SELECT m.label, q.step_id FROM tasker.ready_queue q JOIN m
 SELECT count(tasker.define_task(name, definition::jsonb)) FROM (VALUES
 	('handover_chain', '{"steps": [{"name": "a", "queue": "handover"}, {"name": "b", "queue": "handover", "depends_on": ["a"]}, {"name": "c", "queue": "handover", "depends_on": ["b"]}]}'),
 	('handover_fan', '{"steps": [{"name": "a", "queue": "handover"}, {"name": "b1", "queue": "handover", "depends_on": ["a"]}, {"name": "b2", "queue": "handover", "depends_on": ["a"], "priority": 1},
-		{"name": "b3", "queue": "handover_other", "depends_on": ["a"]}, {"name": "c", "queue": "handover", "depends_on": ["b1", "b2", "b3"]}]}')) AS v (name, definition);
+		{"name": "b3", "queue": "handover_other", "depends_on": ["a"]}, {"name": "c", "queue": "handover", "depends_on": ["b1", "b2", "b3"]}]}'),
+	('handover_failed', '{"steps": [{"name": "fails", "queue": "handover", "retryable": false}, {"name": "a", "queue": "handover"}, {"name": "b", "queue": "handover", "depends_on": ["a"]}, {"name": "c", "queue": "handover", "depends_on": ["b"]}]}')) AS v (name, definition);
 
 -- a chain: one change of state from pending to in progress, one row of history
 SELECT make('one', 'handover_chain');
@@ -75,6 +76,21 @@ SELECT work('{handover_other,handover}');
 SELECT work('{handover}');
 SELECT * FROM history;
 SELECT label, state FROM made JOIN tasker.tasks USING (task_id);
+TRUNCATE made;
+
+-- a step of the task has failed, another goes on: the task is in error when that ends, not before
+SELECT make('failed', 'handover_failed');
+SELECT work('{handover}', 2);
+SELECT tasker.fail_step(task_id, step_id, lease) FROM held WHERE name = 'fails';
+DELETE FROM held WHERE name = 'fails';
+SELECT work('{handover}');
+SELECT label, state FROM made JOIN tasker.tasks USING (task_id);
+SELECT work('{handover}');
+SELECT label, state FROM made JOIN tasker.tasks USING (task_id);
+SELECT * FROM wrong;
+SELECT work('{handover}');
+SELECT label, state FROM made JOIN tasker.tasks USING (task_id);
+SELECT * FROM wrong;
 TRUNCATE made;
 
 -- a paused task, and a paused queue, give nothing; what they release waits in the queue

@@ -87,6 +87,7 @@ sub new_task
 	return as_role($node, 'postgres', 'app', "SELECT tasker.create_task('$name', '$context')");
 }
 
+my $parallel = $node->pg_version < 16 ? 'force_parallel_mode' : 'debug_parallel_query';
 my $retry = '"retry": {"base": "10 ms", "factor": 1, "jitter": 0';
 define($node, 'postgres', 'app', 'killer', qq([{"name": "s", "function": "app.kill", $retry, "max_attempts": 3}}]));
 define($node, 'postgres', 'app', 'killer_once', qq([{"name": "s", "function": "app.kill", "retryable": false}]));
@@ -154,12 +155,12 @@ $bad = new_task('killer_at_commit', '{}');
 until_sql("(SELECT state = 'error' FROM tasker.tasks WHERE task_id = $bad)", 'a deferred trigger: its task ends in error');
 is(ended_as($bad), 'error|2|TK430', '... after its attempts');
 until_up();
-$node->safe_psql('postgres', 'ALTER ROLE app SET force_parallel_mode = on');
+$node->safe_psql('postgres', "ALTER ROLE app SET $parallel = on");
 $bad = new_task('killer_in_parallel', '{}');
 until_sql("(SELECT state = 'error' FROM tasker.tasks WHERE task_id = $bad)", 'a parallel worker: its task ends in error');
 is(ended_as($bad), 'error|2|TK430', '... after its attempts');
 until_up();
-$node->safe_psql('postgres', 'ALTER ROLE app RESET force_parallel_mode');
+$node->safe_psql('postgres', "ALTER ROLE app RESET $parallel");
 
 note 'a step that terminates its own backend';
 $log = log_size($node);
@@ -170,9 +171,9 @@ like(query("SELECT last_error ->> 'message' FROM tasker.workflow_steps WHERE tas
 is(count_in_log($node, $log, 'terminated by signal'), 0, 'without a crash');
 
 note 'CALL tasker.run()';
-$node->safe_psql('postgres', 'ALTER SYSTEM SET tasker.enabled = off');
-$node->reload;
-until_sql("current_setting('tasker.enabled') = 'off'", 'no background worker runs anything');
+# Without preload no background worker comes back after a crash.
+$node->adjust_conf('postgresql.conf', 'shared_preload_libraries', "''");
+$node->restart;
 $bad = new_task('killer_once', '{"signal": "KILL"}');
 foreach my $time (1, 2)
 {
@@ -183,8 +184,8 @@ foreach my $time (1, 2)
 query('SELECT 1');
 as_role($node, 'postgres', 'app', 'CALL tasker.run()');
 is(ended_as($bad), 'error|1|TK430', 'a session that dies in it is noticed as well');
-$node->safe_psql('postgres', 'ALTER SYSTEM RESET tasker.enabled');
-$node->reload;
+$node->adjust_conf('postgresql.conf', 'shared_preload_libraries', 'tasker');
+$node->restart;
 
 note 'what is nobody\'s fault';
 my $long = new_task('once_app', '{"sleep": 3}');
@@ -236,6 +237,17 @@ is(query("SELECT string_agg(step_id || '|' || attempt, ',') FROM tasker.workflow
 	'1|2,1|2', 'in the attempt after that');
 is(query("SELECT string_agg(step || ' ' || attempt, ',') FROM app.effects WHERE $of_both"), 's 2,s 2', 'with their effects once');
 check_consistent($node, 'postgres');
+
+note 'without the file';
+$node->stop;
+my $file = $node->data_dir . '/pg_stat_tmp/tasker.running';
+unlink $file;
+mkdir $file;
+$log = log_size($node);
+$node->start;
+like(log_since($node, $log), qr/could not map file.*tasker\.running.*is not recognized/s, 'the log says what that means');
+my $task = new_task('once_app', '{}');
+until_sql("(SELECT state = 'complete' FROM tasker.tasks WHERE task_id = $task)", 'steps run all the same');
 
 $node->stop;
 done_testing();

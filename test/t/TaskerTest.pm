@@ -11,6 +11,9 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(usleep time);
 
+# The superuser's name, whoever runs the test.
+$ENV{PGUSER} = 'postgres';
+
 our @EXPORT = qw(new_node new_database new_role define as_role wait_until
   wait_for_server in_background finish_background pids_of log_size log_since
   count_in_log create_fault_functions until_true check_consistent);
@@ -22,7 +25,7 @@ sub new_node
 	my ($name, %o) = @_;
 	my $node = PostgreSQL::Test::Cluster->new($name);
 
-	$node->init(allows_streaming => $o{streaming} // 0);
+	$node->init(allows_streaming => $o{streaming} // 0, extra => [ '-U', $ENV{PGUSER} ]);
 	$node->append_conf('postgresql.conf',
 		"shared_preload_libraries = 'tasker'") if $o{preload} // 1;
 	$node->append_conf('postgresql.conf', <<CONF);
