@@ -78,9 +78,11 @@ document_of(int64 task_id)
 {
 	TaskerSection section;
 	Datum		values[1] = {Int64GetDatum(task_id)};
+	MemoryContext context = CurrentMemoryContext;
 	Jsonb	   *document = NULL;
 
 	tasker_enter(&section);
+	MemoryContextSwitchTo(context);
 	/* the history is found by BRIN */
 	(void) set_config_option("enable_bitmapscan", "on", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
@@ -122,6 +124,8 @@ owner_of_function(Oid function)
 static void
 call_function(Oid function, Jsonb *document)
 {
+	LOCAL_FCINFO(call, 1);
+	FmgrInfo	info;
 	int			guc_level = NewGUCNestLevel();
 	Oid			userid;
 	int			sec_context;
@@ -133,7 +137,11 @@ call_function(Oid function, Jsonb *document)
 							 GUC_ACTION_SAVE, true, 0, false);
 	begin_timeout(ARCHIVE_LIMIT_MS);
 	PushActiveSnapshot(GetTransactionSnapshot());
-	(void) OidFunctionCall1(function, JsonbPGetDatum(document));
+	fmgr_info(function, &info);
+	InitFunctionCallInfoData(*call, &info, 1, InvalidOid, NULL, NULL);
+	call->args[0].value = JsonbPGetDatum(document);
+	call->args[0].isnull = false;
+	(void) FunctionCallInvoke(call);
 	PopActiveSnapshot();
 	CommandCounterIncrement();
 	end_timeout(ARCHIVE_LIMIT_MS);
