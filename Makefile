@@ -4,6 +4,7 @@
 #   make demo                               a throwaway cluster runs a workflow and shows it
 #   make test                               everything that CI runs
 #   make conformance                        the clients' tests in their long form, a quarter of an hour
+#   make test-upgrade                       pg_upgrade to the next major version, with work in flight
 #   make test-matrix                        the suites against every major of PostgreSQL that Debian has, as root
 #   make bench, make bench-full             tasker, its peers and the floor, side by side (bench/README.md)
 #   make chaos                              faults at random for ten minutes and more, see docs/delivery.md
@@ -46,7 +47,7 @@ endif
 
 PG_CONFIG ?= pg_config
 # The goals that bring a server along must work before there is one.
-ifneq ($(filter-out test chaos conformance test-matrix demo demo-stop bench bench-full,$(or $(MAKECMDGOALS),all)),)
+ifneq ($(filter-out test test-upgrade chaos conformance test-matrix demo demo-stop bench bench-full,$(or $(MAKECMDGOALS),all)),)
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 endif
@@ -66,6 +67,10 @@ $(OBJS): $(wildcard src/*.h)
 # Everything that CI runs: SUITE=… TESTS=… KEEP=1, see test/README.md.
 test:
 	@test/run
+
+# pg_upgrade to another major version of Debian's, with work in flight.
+test-upgrade:
+	@test/upgrade/pg_upgrade.sh
 
 # Workers of all clients, their servers and poolers are killed, again and again.
 conformance:
@@ -100,5 +105,4 @@ format:
 check-format:
 	@PG_CONFIG=$(PG_CONFIG) test/lib/indent.sh --check src/*.[ch]
 
-# The directory of that name does not matter.
-.PHONY: test chaos conformance test-matrix demo demo-stop bench bench-full format check-format
+.PHONY: test test-upgrade chaos conformance test-matrix demo demo-stop bench bench-full format check-format

@@ -14,7 +14,7 @@ HEADINGS = {
     'inserts': 'inserts', 'updates': 'updates', 'deletes': 'deletes', 'p50': 'p50', 'p99': 'p99', 'client_p50': 'client p50',
     'client_p99': 'client p99', 'round_trip_p50': 'round trip p50', 'round_trip_p99': 'round trip p99', 'call1': '1st call',
     'call2': '2nd call', 'call20': '20th call', 'ready': 'ready steps', 'us': 'µs', 'first_buffers': 'first 10',
-    'last_buffers': 'last 10', 'share': 'of clean', 'rows': 'rows', 'size': 'MB', 'growth': 'growth',
+    'last_buffers': 'last 10', 'share': 'of clean', 'size': 'MB', 'size3': 'MB after 3 ×', 'indexes': 'of it indexes', 'growth': 'growth',
 }
 
 
@@ -104,7 +104,7 @@ def group_table(results, group):
 
 
 def goals_table(results):
-    rows, met, missed = [], 0, 0
+    rows, met, missed, reasons = [], 0, 0, []
     for goal in GOALS:
         value = goal.measure(results)
         if value is None:
@@ -113,8 +113,10 @@ def goals_table(results):
             verdict, met = 'met', met + 1
         else:
             verdict, missed = '**not met**', missed + 1
+            reasons.append('- *%s*: %s' % (goal.text, goal.why or 'not known; the tables below may tell.'))
         rows.append([goal.text, ('%s %s' % (goal.need, goal.unit)).strip(), number(value), verdict])
-    return table(['goal', 'limit', 'measured', ''], rows), met, missed
+    text = table(['goal', 'limit', 'measured', ''], rows)
+    return '\n'.join([text, '', 'Why not:', ''] + reasons if reasons else [text]), met, missed
 
 
 def faster_peers(results):

@@ -89,7 +89,7 @@ def main():
         tasker, floor = Tasker(cluster), Floor(cluster)
         found, absent = ([], []) if args.no_peers else peers.find(cluster, tasker)
         groups = [g for g in plan.groups(cluster, tasker, floor, found, size)
-                  if not args.only or any(word in g.key for word in args.only)]
+                  if (any(word in g.key for word in args.only) if args.only else args.full or not g.long)]
         samples, errors = run_rounds(groups, args.rounds or size.rounds)
         results = report.Results(groups, samples)
         text = report.write(args.output, results, facts(cluster, load), absent, errors)

@@ -23,7 +23,7 @@ CREATE FUNCTION tasker.claim_steps(
 ) RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'tasker_claim_steps' LANGUAGE C VOLATILE ROWS 10;
 COMMENT ON FUNCTION tasker.claim_steps(text[], text, int, interval, interval) IS
-'Claims up to max_steps ready steps of the queues, by priority, then age, for as long as the lease (each step''s own unless given; never past its timeout), and returns all that their handlers need. No two calls get the same step; nothing comes from a paused queue.
+'Claims up to max_steps (at most tasker.max_claim) ready steps of the queues, by priority, then age, for as long as the lease (each step''s own unless given; never past its timeout), and returns all that their handlers need. No two calls get the same step; nothing comes from a paused queue.
 deadline: when the step''s timeout ends the attempt, however often its lease is extended; null if it has none. traceparent: the W3C trace context to go on in.
 wait: if there is none, waits for work so long, at most a second, and returns as soon as a commit makes some. The limit keeps the call''s snapshot from holding back vacuum: to wait longer, call again.
 Errors: TK204 bad argument, TK500 no access. Example: SELECT * FROM tasker.claim_steps(''{payments}'', ''worker-1'', 10, wait => ''1 s'');';

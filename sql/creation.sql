@@ -28,7 +28,7 @@ priority: a higher one goes first; -1000000 to 1000000. start_at: not before.
 idempotency_key: 1 to 1024 bytes; the same key of the same role gives back the same task, and with another context or named task TK203.
 tags, initiator, source_system, reason: kept with the task. correlation_id: a random one unless given.
 traceparent: the W3C trace context of the caller, which workers are given with each claim; without one its trace id is the correlation_id.
-Errors: TK201 unknown named task, TK203 key in use, TK204 bad argument, TK205 context too large, TK206 the role can not have a session, TK500 no access.
+Errors: TK201 unknown named task, TK203 key in use, TK204 bad argument, TK205 context, tags or a text too large, TK206 the role can not have a session, TK208 it has too many open tasks (tasker.max_open_tasks), TK500 no access.
 Example: SELECT tasker.create_task(''order_fulfilment'', ''{"order": 42}'', idempotency_key => ''order-42'');';
 
 CREATE FUNCTION tasker.create_tasks(

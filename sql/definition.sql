@@ -18,10 +18,10 @@ definition: {"description": text, "defaults": {...}, "steps": [...]}. A step has
  "name": any text of 1 to 255 bytes, unique in the definition; "description": text;
  one handler: "function": "schema.function" with one jsonb argument, that returns jsonb or void, "sql": statements of which the last one returns one jsonb or nothing and $1 is the input, or "queue": a name that external workers claim from;
  "depends_on": names of the steps that must be satisfied before it;
- "retry": {"max_attempts": 1 to 100 (3), "backoff": "exponential" (the default), "linear", "fixed" or "list", "base": interval (1 s), "factor": 1 or more (2), "cap": interval (5 min), "jitter": 0 to 1 (0.1), "delays": intervals}, of which exponential takes base, factor and cap, linear base and cap, fixed base, list delays;
+ "retry": {"max_attempts": 1 to tasker.max_attempts (3), "backoff": "exponential" (the default), "linear", "fixed" or "list", "base": interval (1 s), "factor": 1 or more (2), "cap": interval (5 min), "jitter": 0 to 1 (0.1), "delays": intervals}, of which exponential takes base, factor and cap, linear base and cap, fixed base, list delays;
  "retryable": boolean (true); "timeout": interval (none) after which an attempt fails; "lease": interval (30 s) for which a worker has it before it must report; "priority": -1000000 to 1000000 (0), the higher the sooner.
 "defaults" holds retry, retryable, timeout, lease, priority and queue for the steps that do not say otherwise; retry is merged key by key. An interval is text such as "90 s" or a number of seconds, at most 3650 days.
-Needs level submitter; functions and SQL are checked with the caller''s rights and search_path. A definition that could not run is refused with its reason: TK100 to TK120, TK205 if it is too large, TK500 without the right.
+Needs level submitter; functions and SQL are checked with the caller''s rights and search_path. A definition that could not run is refused with its reason: TK100 to TK121, TK205 if it is too large, TK500 without the right.
 Example: SELECT tasker.define_task(''hello'', ''{"steps": [{"name": "greet", "sql": "SELECT jsonb_build_object(''''hello'''', $1->''''task''''->''''context'''')"}]}'');';
 
 CREATE FUNCTION tasker.set_default_version(name text, version text, namespace text DEFAULT 'default') RETURNS void

@@ -125,7 +125,7 @@ static TaskerQuery hint_timers = {
 };
 
 static TaskerQuery hint_leases = {
-	.sql = "INSERT INTO tasker.leases (expires_at, lease, task_ids, step_ids) "
+	.sql = "INSERT INTO tasker.leases (expires_at, row_id, task_ids, step_ids) "
 	"SELECT s.lease_expires_at, pg_catalog.gen_random_uuid(), "
 	"pg_catalog.array_agg(s.task_id ORDER BY s.task_id, s.step_id), "
 	"pg_catalog.array_agg(s.step_id ORDER BY s.task_id, s.step_id) "

@@ -141,8 +141,8 @@ archive_function(void)
 static void
 call_function(Oid function, Jsonb *document)
 {
-	int			guc_level = NewGUCNestLevel();
 	LOCAL_FCINFO(call, 1);
+	int			guc_level = NewGUCNestLevel();
 	FmgrInfo	flinfo;
 	Oid			userid;
 	int			sec_context;

@@ -43,12 +43,27 @@ static TaskerQuery note_errors = {
 	.args = {INT8ARRAYOID, INT4ARRAYOID, JSONBARRAYOID},
 };
 
+/* One whose row of ready_queue is locked is running again: it is not interfered with. */
+static TaskerQuery taken_again = {
+	.sql = "WITH f AS MATERIALIZED (SELECT q.lane, q.rank, q.task_id, q.step_id "
+	"FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS c (task_id, step_id) "
+	"JOIN tasker.workflow_steps s ON s.task_id = c.task_id AND s.step_id = c.step_id "
+	"JOIN tasker.ready_queue q ON q.lane = s.lane AND q.rank = -s.priority "
+	"AND q.task_id = s.task_id AND q.step_id = s.step_id FOR UPDATE OF q SKIP LOCKED), "
+	"d AS (DELETE FROM tasker.ready_queue q USING f "
+	"WHERE q.lane = f.lane AND q.rank = f.rank AND q.task_id = f.task_id AND q.step_id = f.step_id) "
+	"SELECT s.task_id, s.step_id "
+	"FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS c (task_id, step_id) "
+	"JOIN tasker.workflow_steps s ON s.task_id = c.task_id AND s.step_id = c.step_id "
+	"JOIN tasker.ready_queue q ON q.lane = s.lane AND q.rank = -s.priority "
+	"AND q.task_id = s.task_id AND q.step_id = s.step_id "
+	"WHERE NOT EXISTS (SELECT FROM f WHERE f.task_id = s.task_id AND f.step_id = s.step_id)",
+	.args = {INT8ARRAYOID, INT4ARRAYOID},
+	.columns = {INT8OID, INT4OID},
+};
+
 static TaskerQuery count_attempts = {
-	.sql = "WITH d AS (DELETE FROM tasker.ready_queue q "
-	"USING ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS c (task_id, step_id), tasker.workflow_steps s "
-	"WHERE s.task_id = c.task_id AND s.step_id = c.step_id AND q.lane = s.lane AND q.rank = -s.priority "
-	"AND q.task_id = s.task_id AND q.step_id = s.step_id) "
-	"UPDATE tasker.workflow_steps s SET state = c.state, attempts = s.attempts + 1, last_error = c.error, "
+	.sql = "UPDATE tasker.workflow_steps s SET state = c.state, attempts = s.attempts + 1, last_error = c.error, "
 	"next_attempt_at = c.next_attempt_at, last_attempted_at = c.started_at "
 	"FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), "
 	"pg_catalog.unnest($4), pg_catalog.unnest($5), pg_catalog.unnest($6)) "
@@ -67,6 +82,7 @@ typedef struct CutOffStep
 	StepState	state;
 	int			attempts;
 	bool		again;			/* so it was the last time */
+	bool		counts;			/* so the attempt fails */
 	const CutOff *cut;
 } CutOffStep;
 
@@ -131,7 +147,7 @@ read_steps(CutOff *cuts, int ncuts, int *n)
 
 /* What is kept of it, of an attempt that counts or not. */
 static Jsonb *
-cut_off_error(const CutOffStep *step, bool counts, TimestampTz now)
+cut_off_error(const CutOffStep *step, TimestampTz now)
 {
 	ErrorData	error = {0};
 	const CutOff *cut = step->cut;
@@ -142,7 +158,7 @@ cut_off_error(const CutOffStep *step, bool counts, TimestampTz now)
 							 cut->pid, cut->died ? "died" : "was terminated");
 	error.detail = psprintf("%s%s", cut->died ? "The server crashed with it, and its log says how." :
 							"The server's log may say by whom.",
-							counts ? "" : " The attempt does not count; if it happens again, it does.");
+							step->counts ? "" : " The attempt does not count; if it happens again, it does.");
 	error.hint = "See whether it is the step's doing; when the cause is gone, tasker.retry_step runs it again.";
 	return error_document(&error, step->attempts + 1, now);
 }
@@ -159,15 +175,15 @@ changes_init(Changes *changes)
 }
 
 static void
-add_change(Changes *changes, const CutOffStep *step, bool counts, TimestampTz now)
+add_change(Changes *changes, const CutOffStep *step, TimestampTz now)
 {
 	TimestampTz next = 0;
 	StepDef    *def;
 
 	datum_list_add(&changes->tasks, Int64GetDatum(step->task_id));
 	datum_list_add(&changes->steps, Int32GetDatum(step->step_id));
-	datum_list_add(&changes->errors, JsonbPGetDatum(cut_off_error(step, counts, now)));
-	if (!counts)
+	datum_list_add(&changes->errors, JsonbPGetDatum(cut_off_error(step, now)));
+	if (!step->counts)
 		return;
 	def = step_def(task_def(step->named_task_id), step->step_no);
 	datum_list_add(&changes->states,
@@ -195,6 +211,37 @@ write_changes(TaskerQuery *query, Changes *changes)
 	tasker_run(query, values, NULL);
 }
 
+/* Which of them fail by it: those of last time, unless another process runs them again already. */
+static void
+find_counting(CutOffStep *steps, int n)
+{
+	DatumList	tasks,
+				ids;
+	Datum		values[2];
+	int			running;
+
+	datum_list_init(&tasks, INT8OID);
+	datum_list_init(&ids, INT4OID);
+	for (int i = 0; i < n; i++)
+	{
+		steps[i].counts = steps[i].again && steps[i].state == STEP_ENQUEUED;
+		if (!steps[i].counts)
+			continue;
+		datum_list_add(&tasks, Int64GetDatum(steps[i].task_id));
+		datum_list_add(&ids, Int32GetDatum(steps[i].step_id));
+	}
+	if (tasks.length == 0)
+		return;
+	values[0] = datum_list_array(&tasks);
+	values[1] = datum_list_array(&ids);
+	running = (int) tasker_run(&taken_again, values, NULL);
+	for (int row = 0; row < running; row++)
+		for (int i = 0; i < n; i++)
+			if (steps[i].task_id == DatumGetInt64(tasker_value_notnull(row, 1)) &&
+				steps[i].step_id == DatumGetInt32(tasker_value_notnull(row, 2)))
+				steps[i].counts = false;
+}
+
 /*
  * See to the steps of this database that were cut off since the last time. A
  * step that is pending ran in the batch that released it; it will not again.
@@ -217,12 +264,9 @@ record_cut_offs(void)
 	changes_init(&noted);
 	changes_init(&counted);
 	steps = read_steps(cuts, ncuts, &n);
+	find_counting(steps, n);
 	for (int i = 0; i < n; i++)
-	{
-		bool		counts = steps[i].again && steps[i].state == STEP_ENQUEUED;
-
-		add_change(counts ? &counted : &noted, &steps[i], counts, now);
-	}
+		add_change(steps[i].counts ? &counted : &noted, &steps[i], now);
 	write_changes(&note_errors, &noted);
 	write_changes(&count_attempts, &counted);
 	tasker_leave(&section);

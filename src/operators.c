@@ -16,7 +16,7 @@
 #include "shared.h"
 
 static TaskerQuery lock_steps = {
-	.sql = "SELECT count(*) FROM (SELECT s.step_id FROM tasker.workflow_steps s "
+	.sql = "SELECT pg_catalog.count(*) FROM (SELECT s.step_id FROM tasker.workflow_steps s "
 	"WHERE s.task_id = $1 AND ($2 IS NULL OR s.state = $2) ORDER BY s.step_id FOR NO KEY UPDATE) AS locked",
 	.args = {INT8OID, TEXTOID},
 	.columns = {INT8OID},

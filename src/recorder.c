@@ -73,26 +73,21 @@ static volatile Record *my_record = &no_record;
 
 /* -------------------------------------------------------------- the file */
 
-/* Give the file its size, all of it written: a store into a hole might find the disk full. */
+/* Write all of the file: a store into a hole of it might find the disk full. */
 static bool
 fill_file(int fd)
 {
 	char		zeros[8192] = {0};
-	struct stat status;
 
-	if (fstat(fd, &status) != 0)
-		return false;
-	if (status.st_size == sizeof(Recorder))
-		return true;
-	if (ftruncate(fd, 0) != 0)
-		return false;
 	for (size_t done = 0; done < sizeof(Recorder);)
 	{
-		ssize_t		n = write(fd, zeros, Min(sizeof(zeros), sizeof(Recorder) - done));
+		ssize_t		n;
 
+		errno = 0;
+		n = write(fd, zeros, Min(sizeof(zeros), sizeof(Recorder) - done));
 		if (n <= 0)
 		{
-			if (n == 0)
+			if (errno == 0)
 				errno = ENOSPC;
 			return false;
 		}
@@ -101,13 +96,41 @@ fill_file(int fd)
 	return true;
 }
 
+/* Open the file, made anew if it is not as large as it must be; -1 if it can not be. */
+static int
+open_file(void)
+{
+	int			fd = BasicOpenFile(RECORDER_FILE, O_RDWR | PG_BINARY);
+	struct stat status;
+
+	if (fd >= 0 && fstat(fd, &status) == 0 && status.st_size == sizeof(Recorder))
+		return fd;
+	if (fd >= 0)
+	{
+		close(fd);
+		/* that of another version may be mapped still: it is not touched */
+		unlink(RECORDER_FILE);
+	}
+	fd = BasicOpenFile(RECORDER_FILE, O_RDWR | O_CREAT | O_EXCL | PG_BINARY);
+	if (fd >= 0 && !fill_file(fd))
+	{
+		int			save_errno = errno;
+
+		close(fd);
+		unlink(RECORDER_FILE);
+		errno = save_errno;
+		return -1;
+	}
+	return fd;
+}
+
 static Recorder *
 map_file(void)
 {
-	int			fd = BasicOpenFile(RECORDER_FILE, O_RDWR | O_CREAT | PG_BINARY);
+	int			fd = open_file();
 	void	   *mapped = MAP_FAILED;
 
-	if (fd >= 0 && fill_file(fd))
+	if (fd >= 0)
 		mapped = mmap(NULL, sizeof(Recorder), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (mapped == MAP_FAILED)
 		ereport(LOG,

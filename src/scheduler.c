@@ -482,7 +482,8 @@ one_turn(bool *queues_changed)
 		process_commit();
 		return -1;
 	}
-	if (!library_fits(WARNING) || guard_check().state != GUARD_ARMED)
+	/* switched off or not, what is a copy is to be known for one */
+	if (!library_fits(WARNING) || guard_check().state != GUARD_ARMED || !tasker_enabled)
 	{
 		process_commit();
 		return LONGEST_SLEEP_MS;
@@ -573,13 +574,12 @@ tasker_scheduler_main(Datum arg)
 	{
 		while (!told_to_stop())
 		{
-			long		sleep = LONGEST_SLEEP_MS;
+			long		sleep;
 
 			begin_turn(&queues_changed);
 			MemoryContextSwitchTo(context);
 			MemoryContextReset(context);
-			if (tasker_enabled)
-				sleep = one_safe_turn(context, &queues_changed);
+			sleep = one_safe_turn(context, &queues_changed);
 			if (sleep < 0)
 				break;			/* the extension is gone */
 			pgstat_report_activity(STATE_IDLE, NULL);

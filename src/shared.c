@@ -32,7 +32,8 @@ typedef struct Noted
 	LaneKey		first[MAX_NOTED];	/* ... the first of them */
 	int			nlanes;
 	bool		all_lanes;		/* more than could be noted */
-	bool		entered;		/* tasker's statements ran, and may have locked */
+	bool		entered;		/* tasker's statements ran, and may have
+								 * locked */
 	int64	   *tasks;			/* in TopMemoryContext: told after the commit */
 	int			ntasks;
 	int			tasks_space;

@@ -59,15 +59,12 @@ class Shell:
         loop = 'OUT=%s; export OUT; %s' % (shlex.quote(self.out), self.LOOP)
         inside = 'mount -t tmpfs -o size=%dm tmpfs %s && exec unshare -U --map-user=%d --map-group=%d sh -c %s' % (
             WAL_SIZE_MB, shlex.quote(self.wal), os.getuid(), os.getgid(), shlex.quote(loop))
-        self.small_disk = True
-        self._open(['unshare', '-rm', 'sh', '-c', inside])
         try:
-            works = self.run('touch', self.wal + '/there')[0] == 0 and not os.path.exists(self.wal + '/there')
-        except ServerError:
-            works = False
-        if not works:
+            self._open(['unshare', '-rm', 'sh', '-c', inside])
+            self.small_disk = self.run('touch', self.wal + '/there')[0] == 0 and not os.path.exists(self.wal + '/there')
+        except (OSError, ServerError):
             self.small_disk = False
-            self.shell.kill()
+        if not self.small_disk:
             self._open(['sh', '-c', loop])
 
     def _open(self, command):
@@ -199,6 +196,7 @@ class Cluster:
         self.shell = Shell(directory)
         self.nodes = [Node(self, 0), Node(self, 1)]
         self.primary, self.standby = self.nodes[0], None
+        self.lost = None     # a node that is to become the standby again
         self.primary.create()
         self.primary.start()
         if standby:
@@ -217,11 +215,9 @@ class Cluster:
 
     def failover(self):
         """The primary is lost, the standby takes its place, and gets a standby in turn."""
-        lost = self.primary
-        lost.kill_all()
-        self.primary, self.standby = self.standby, None
-        self.primary.pg('pg_ctl', '-D', self.primary.data, '-w', '-t', '60', 'promote')
-        self.add_standby(lost)
+        self.primary.kill_all()
+        self.primary, self.standby, self.lost = self.standby, None, self.primary
+        self.restart_dead()
 
     def connect(self, user='postgres', dbname='postgres', node=None):
         node = node or self.primary
@@ -229,10 +225,15 @@ class Cluster:
                                autocommit=True, connect_timeout=5)
 
     def restart_dead(self):
-        """Starts what is down."""
+        """Starts what is down, promotes the primary if it is none yet, and makes a standby of what was lost."""
         for node in (self.primary, self.standby):
             if node is not None and node.postmaster() is None:
                 node.start()
+        if os.path.exists(os.path.join(self.primary.data, 'standby.signal')):
+            self.primary.pg('pg_ctl', '-D', self.primary.data, '-w', '-t', '60', 'promote')
+        if self.lost is not None:
+            self.add_standby(self.lost)
+            self.lost = None
 
     def wait_up(self, seconds=60):
         """Until the primary answers and accepts writes; what is down is started."""

@@ -42,6 +42,7 @@ missing() {
 			*" format "*) command -v pg_bsd_indent >/dev/null || want+=(pg-bsd-indent) ;;
 		esac
 		command -v python3 >/dev/null || want+=(python3)
+		/usr/bin/python3 -c 'import pglast' 2>/dev/null || want+=(python3-pglast)
 	fi
 }
 

@@ -238,5 +238,16 @@ is(query("SELECT string_agg(step_id || '|' || attempt, ',') FROM tasker.workflow
 is(query("SELECT string_agg(step || ' ' || attempt, ',') FROM app.effects WHERE $of_both"), 's 2,s 2', 'with their effects once');
 check_consistent($node, 'postgres');
 
+note 'without the file';
+$node->stop;
+my $file = $node->data_dir . '/pg_stat_tmp/tasker.running';
+unlink $file;
+mkdir $file;
+$log = log_size($node);
+$node->start;
+like(log_since($node, $log), qr/could not map file.*tasker\.running.*is not recognized/s, 'the log says what that means');
+my $task = new_task('once_app', '{}');
+until_sql("(SELECT state = 'complete' FROM tasker.tasks WHERE task_id = $task)", 'steps run all the same');
+
 $node->stop;
 done_testing();
