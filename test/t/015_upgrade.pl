@@ -164,21 +164,21 @@ my $node = new_node('upgrade', conf => "tasker.executor_idle_timeout = 1\n");
 put_in_flight($node, 'postgres');
 $node->safe_psql('postgres', 'CREATE ROLE stranger');
 new_plain_database($node, 'frozen', $version);
-my $plain = new_node('plain', preload => 0);
-define($plain, 'postgres', 'app', 'flow', '[{"name": "a", "function": "app.effect"}]');
-my $session = in_background($plain, 'postgres', 'app', <<"SQL");
+my $plain = new_node('plain', preload => 0, extension => 0);
+$plain->safe_psql('postgres', 'CREATE EXTENSION tasker');
+my $session = in_background($plain, 'postgres', 'postgres', <<"SQL");
 DO \$\$
 BEGIN
-	PERFORM tasker.create_task('flow');
+	PERFORM tasker.create_queue('a');
 	COMMIT;
 	WHILE (SELECT extversion FROM pg_extension WHERE extname = 'tasker') = '$version' LOOP
 		PERFORM pg_sleep(0.02);
 		COMMIT;
 	END LOOP;
-	PERFORM tasker.create_task('flow');
+	PERFORM tasker.create_queue('b');
 END \$\$
 SQL
-wait_until($plain, 'postgres', 'EXISTS (SELECT FROM tasker.tasks)', 'a session has the old library');
+wait_until($plain, 'postgres', 'EXISTS (SELECT FROM tasker.queues)', 'a session has the old library');
 
 note 'the package is replaced';
 install('pkglibdir', "$source/tasker.so");
@@ -188,8 +188,7 @@ like(client_error($node, 'postgres', 'ALTER EXTENSION tasker UPDATE'), qr/TK603:
 $plain->safe_psql('postgres', 'ALTER EXTENSION tasker UPDATE');
 isnt(finish_background($session), 0, 'without preload it can be updated; a session with the old library is refused');
 like($session->{err}, qr/library is version \Q$version\E, .* is version \Q$next\E.*HINT: .*connect anew/s, 'and told why');
-as_role($plain, 'postgres', 'app', "SELECT tasker.create_task('flow')");
-is(as_role($plain, 'postgres', 'app', "CALL tasker.run(); SELECT count(*) FROM tasker.tasks WHERE state = 'complete'"), '2', 'others go on');
+is($plain->safe_psql('postgres', "SELECT tasker.create_queue('b')"), 't', 'others go on');
 $plain->stop;
 $node->safe_psql('postgres', 'SELECT tasker.start()');
 wait_until($node, 'postgres', 'tasker.scheduler_pid() IS NOT NULL', 'everything else goes on');
