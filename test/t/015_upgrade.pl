@@ -153,6 +153,8 @@ sub is_equal
 	return;
 }
 
+is(join(' ', map { slurp_file("$ENV{TASKER_SRC}/$_->[0]") =~ /$_->[1]/g } ['tasker.control', qr/default_version = '(.*?)'/], ['META.json', qr/"version": "([\d.]+)\.0"(?!, "url")/]),
+	"$version $version $version", 'all files say the same version');
 run_or_die('cp', '-al', "$ENV{TASKER_DIR}/pg", $server);
 my $bin = dirname($ENV{PG_CONFIG}) =~ s/^\Q$ENV{TASKER_DIR}\E\/pg/$server/r;
 $ENV{PATH} = "$bin:$ENV{PATH}";
