@@ -113,6 +113,7 @@ echo "from $("$PG_CONFIG" --version) to $("$NEW_CONFIG" --version)"
 $CLUSTER exec rm -rf "$TASKER_DIR/build-new"
 $CLUSTER exec cp -r "$TASKER_SRC" "$TASKER_DIR/build-new"
 check "it builds" $CLUSTER exec bash -c 'cd ../build-new && make -s clean with_llvm=no && make -s -j2 WERROR=1 with_llvm=no PG_CONFIG="$0"' "$NEW_CONFIG"
+[ $failed = 0 ] || exit 1
 # into a tree of the caller's
 make -s -C "$TASKER_DIR/build-new" install with_llvm=no PG_CONFIG="$NEW_CONFIG" >"$TMP/out" 2>&1 || die "$(cat "$TMP/out")"
 
