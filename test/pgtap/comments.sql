@@ -80,7 +80,7 @@ SELECT pg_temp.none((SELECT array_agg(m.name ORDER BY m.name) FROM member m JOIN
 		-- definitions are for everybody with a level to read
 		'task_namespaces', 'queues', 'named_tasks', 'named_steps', 'named_step_edges',
 		-- granted to nobody
-		'access_grants', 'idempotency_keys', 'ready_queue', 'timers')),
+		'access_grants', 'idempotency_keys', 'ready_queue', 'timers', 'history_ring', 'history_walk', 'archive')),
 	'every table of users'' data has a row security policy');
 
 -- ----------------------------------------------------------------------- dump
@@ -89,7 +89,9 @@ SELECT pg_temp.none((SELECT array_agg(m.name ORDER BY m.name) FROM member m JOIN
 	AND c.oid <> ALL ((SELECT extconfig FROM pg_extension WHERE extname = 'tasker')::oid[])
 	AND c.relname NOT IN (
 		-- partitioned: registering the parent has no effect, each leaf is registered
-		'task_transitions', 'workflow_step_transitions')),
+		'task_transitions', 'workflow_step_transitions',
+		-- positions in files of this database
+		'history_walk')),
 	'every table, leaf and sequence with users'' data is dumped');
 SELECT pg_temp.none((SELECT array_agg(c.oid::regclass::text) FROM pg_extension e, unnest(e.extconfig, e.extcondition) x (oid, condition)
 	JOIN pg_class c ON c.oid = x.oid WHERE e.extname = 'tasker' AND x.condition <> ''), 'with every row of it');
@@ -123,7 +125,7 @@ SELECT set_has($$SELECT t.tgrelid::regclass::text FROM pg_trigger t WHERE NOT t.
 -- ----------------------------------------------------------------------- keys
 SELECT pg_temp.none((SELECT array_agg(m.name ORDER BY m.name) FROM member m
 	WHERE m.kind = 'table' AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = m.objid AND i.indisprimary)
-	-- only appended to, and truncated leaf by leaf
+	-- appended to, moved from leaf to leaf (replica identity full), and truncated leaf by leaf
 	AND m.name !~ '(task|workflow_step)_transitions(_\d+)?$'),
 	'a table whose rows are changed or deleted has a primary key');
 -- Everything of a task is found by its id; the claim's table begins with the lane.
