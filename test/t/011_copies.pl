@@ -5,6 +5,7 @@
 use strict;
 use warnings;
 use CopyTest;
+use File::Basename;
 use File::Copy qw(move);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -177,10 +178,10 @@ $node->stop;
 
 note 'pg_upgrade';
 my $new = PostgreSQL::Test::Cluster->new('upgraded');
-$new->init;
+$new->init(extra => [ '-U', $ENV{PGUSER} ]);
 $new->append_conf('postgresql.conf', "shared_preload_libraries = 'tasker'\nmax_worker_processes = 16\n");
 {
-	my $bin = $new->config_data('--bindir');
+	my $bin = dirname($ENV{PG_CONFIG});
 	chdir $PostgreSQL::Test::Utils::tmp_check or die;
 	my ($out, $err) = ('', '');
 	ok(IPC::Run::run([ "$bin/pg_upgrade", '-b', $bin, '-B', $bin, '-d', $standby[1]->data_dir, '-D', $new->data_dir,
