@@ -87,7 +87,7 @@ sub new_task
 	return as_role($node, 'postgres', 'app', "SELECT tasker.create_task('$name', '$context')");
 }
 
-my $parallel = $node->pg_version < 16 ? 'force_parallel_mode' : 'debug_parallel_query';
+my $parallel = $node->safe_psql('postgres', 'SHOW server_version_num') < 160000 ? 'force_parallel_mode' : 'debug_parallel_query';
 my $retry = '"retry": {"base": "10 ms", "factor": 1, "jitter": 0';
 define($node, 'postgres', 'app', 'killer', qq([{"name": "s", "function": "app.kill", $retry, "max_attempts": 3}}]));
 define($node, 'postgres', 'app', 'killer_once', qq([{"name": "s", "function": "app.kill", "retryable": false}]));
