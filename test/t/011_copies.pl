@@ -15,6 +15,7 @@ use Test::More;
 my $node = new_node('original', streaming => 'logical', start => 0, conf => <<CONF);
 tasker.executor_idle_timeout = 1
 max_worker_processes = 16
+wal_keep_size = 256MB
 CONF
 $node->enable_archiving;
 $node->start;
