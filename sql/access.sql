@@ -72,3 +72,6 @@ BEGIN
 		EXECUTE format('REVOKE ALL ON SCHEMA tasker FROM %s', grantee);
 	END LOOP;
 END $$;
+
+-- All is there.
+SELECT tasker.installed();

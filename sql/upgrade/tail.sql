@@ -32,4 +32,4 @@ BEGIN
 		END IF;
 	END LOOP;
 END $$;
-SELECT tasker.updated();
+SELECT tasker.installed();

@@ -155,7 +155,7 @@ my $later = as_role($node, 'postgres', 'before', "SELECT tasker.create_task('who
 $node->safe_psql('postgres', 'ALTER ROLE before RENAME TO "After"');
 like(outcome($renamed), qr/^complete/, 'renamed with work waiting: it goes on');
 like(outcome($later), qr/^complete.*"After"/, 'under the new name');
-$node->safe_psql('postgres', q(SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'After' AND backend_type = 'tasker executor'));
+terminate($node, 'postgres', "SELECT pid FROM pg_stat_activity WHERE usename = 'After' AND backend_type = 'tasker executor'");
 $node->safe_psql('postgres', "SELECT tasker.grant_access('After', 'submitter')");
 $task = as_role($node, 'postgres', 'After', "SELECT tasker.create_task('whoami_before')");
 like(outcome($task), qr/^complete.*"After"/, 'and tasks created after it run');

@@ -153,8 +153,8 @@ sub is_equal
 	return;
 }
 
-is(join(' ', map { slurp_file("$ENV{TASKER_SRC}/$_->[0]") =~ /$_->[1]/g } ['tasker.control', qr/default_version = '(.*?)'/], ['META.json', qr/"version": "([\d.]+)\.0"(?!, "url")/]),
-	"$version $version $version", 'all files say the same version');
+like(slurp_file("$ENV{TASKER_SRC}/tasker.control"), qr/default_version = '\Q$version\E'/, 'the control file has the version');
+like(slurp_file("$ENV{TASKER_SRC}/META.json"), qr/(?:"version": "\Q$version\E(?:\.0)?".*?){2}/s, 'so has META.json');
 run_or_die('cp', '-al', "$ENV{TASKER_DIR}/pg", $server);
 my $bin = dirname($ENV{PG_CONFIG}) =~ s/^\Q$ENV{TASKER_DIR}\E\/pg/$server/r;
 $ENV{PATH} = "$bin:$ENV{PATH}";
