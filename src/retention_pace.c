@@ -19,7 +19,7 @@
 #define LONGEST_PAUSE	(60 * USECS_PER_SEC)
 #define SHORTEST_PAUSE	(1 * USECS_PER_SEC)
 
-/* What ended before that is to go. */
+/* What ended until then is to go. */
 static TimestampTz
 too_old(TimestampTz now)
 {
