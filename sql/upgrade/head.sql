@@ -1,4 +1,3 @@
-\echo Use "ALTER EXTENSION tasker UPDATE" to load this file. \quit
 -- An update: made by build.sh of head.sql, changes of tables, today's functions
 -- and views, and tail.sql. The session's library must be of the same version.
 DO $$

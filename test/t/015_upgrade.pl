@@ -126,12 +126,18 @@ SELECT pg_describe_object(i.classoid, i.objoid, i.objsubid), i.initprivs FROM pg
 SQL
 }
 
-# Creates roles' levels; both databases are to have the same.
+# With nothing but the extension, of the given version, and some privileges.
 sub new_plain_database
 {
 	my ($node, $name, $of) = @_;
 	$node->safe_psql('postgres', "CREATE DATABASE $name");
-	$node->safe_psql($name, "CREATE EXTENSION tasker VERSION '$of'; SELECT tasker.grant_access('app', 'submitter')");
+	$node->safe_psql($name, <<"SQL");
+ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO stranger;
+ALTER DEFAULT PRIVILEGES GRANT ALL ON SEQUENCES TO stranger;
+ALTER DEFAULT PRIVILEGES GRANT ALL ON ROUTINES TO stranger;
+CREATE EXTENSION tasker VERSION '$of';
+SELECT tasker.grant_access('app', 'submitter');
+SQL
 	return;
 }
 
@@ -147,6 +153,8 @@ sub is_equal
 	return;
 }
 
+is(join(' ', map { slurp_file("$ENV{TASKER_SRC}/$_->[0]") =~ /$_->[1]/g } ['tasker.control', qr/default_version = '(.*?)'/], ['META.json', qr/"version": "([\d.]+)\.0"(?!, "url")/]),
+	"$version $version $version", 'all files say the same version');
 run_or_die('cp', '-al', "$ENV{TASKER_DIR}/pg", $server);
 my $bin = dirname($ENV{PG_CONFIG}) =~ s/^\Q$ENV{TASKER_DIR}\E\/pg/$server/r;
 $ENV{PATH} = "$bin:$ENV{PATH}";
@@ -156,13 +164,34 @@ make_library(works_with => $next);
 note 'the old version, at work';
 my $node = new_node('upgrade', conf => "tasker.executor_idle_timeout = 1\n");
 put_in_flight($node, 'postgres');
+$node->safe_psql('postgres', 'CREATE ROLE stranger');
 new_plain_database($node, 'frozen', $version);
+my $plain = new_node('plain', preload => 0, extension => 0);
+$plain->safe_psql('postgres', 'CREATE EXTENSION tasker');
+my $session = in_background($plain, 'postgres', 'postgres', <<"SQL");
+DO \$\$
+BEGIN
+	PERFORM tasker.create_queue('a');
+	COMMIT;
+	WHILE (SELECT extversion FROM pg_extension WHERE extname = 'tasker') = '$version' LOOP
+		PERFORM pg_sleep(0.02);
+		COMMIT;
+	END LOOP;
+	PERFORM tasker.create_queue('b');
+END \$\$
+SQL
+wait_until($plain, 'postgres', 'EXISTS (SELECT FROM tasker.queues)', 'a session has the old library');
 
 note 'the package is replaced';
 install('pkglibdir', "$source/tasker.so");
 install('sharedir', "$source/tasker.control", glob("$source/tasker--*.sql $source/sql/upgrade/tasker--$version.sql"));
 like(client_error($node, 'postgres', 'ALTER EXTENSION tasker UPDATE'), qr/TK603: tasker \Q$next\E needs its own library.*HINT: .*restart the server/s,
 	'no update while the server has the old library');
+$plain->safe_psql('postgres', 'ALTER EXTENSION tasker UPDATE');
+isnt(finish_background($session), 0, 'without preload it can be updated; a session with the old library is refused');
+like($session->{err}, qr/library is version \Q$version\E, .* is version \Q$next\E.*HINT: .*connect anew/s, 'and told why');
+is($plain->safe_psql('postgres', "SELECT tasker.create_queue('b')"), 't', 'others go on');
+$plain->stop;
 $node->safe_psql('postgres', 'SELECT tasker.start()');
 wait_until($node, 'postgres', 'tasker.scheduler_pid() IS NOT NULL', 'everything else goes on');
 $node->stop('immediate');
