@@ -26,7 +26,7 @@ OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
 
 # The install script: one file per topic, joined in this order.
 SQL_PARTS = schema states tables owners triggers definition creation readiness \
-	handlers operators claims queues explain retention processes guard views access
+	handlers operators claims queues explain retention processes guard views doctor access
 SQL_FILES = $(SQL_PARTS:%=sql/%.sql)
 
 REGRESS_OPTS = --inputdir=test --load-extension=tasker
