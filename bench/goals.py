@@ -38,7 +38,7 @@ def over_peers(group, names, same=False):
     """tasker's rate in a group over the best rate of some peers, in this group or at any setting."""
     def measure(r):
         mine = r.median(group, 'tasker', 'rate')
-        best = r.best_rate(names, group if same else 'external')
+        best = r.best_rate(names, group if same else 'external ')
         return mine / best if mine and best else None
     return measure
 
