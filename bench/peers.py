@@ -183,11 +183,12 @@ class TaskerByNode:
         shutil.copy(os.path.join(CHECKOUT, 'clients', 'node', 'tasker.js'), directory)
 
     def rows(self, size):
-        return [('external 8x%d' % batch, "tasker, its Node client", lambda b=batch: self.sample(b, size))
-                for batch in (1, 10, 100) if batch == 100 or size.full]
+        return [('external ' + group, 'tasker, its Node client%s' % label, lambda b=batch, n=n: self.sample(b, n, size))
+                for group, label, batch, n in (('8x1', '', 1, 50), ('8x10', '', 10, 300), ('8x100', ', batches of 100', 100, 700),
+                                               ('8x100', ', batches of 500', 500, 1000)) if batch == 500 or size.full]
 
-    def sample(self, batch, size):
-        n = {1: 100, 10: 500, 100: 1000}[batch] * size.seconds
+    def sample(self, batch, n, size):
+        n *= size.seconds
         return self.tasker.external_by(n, lambda: NodePeer.node(self, 'run', 'tasker', {
             'jobs': 10 * n, 'connections': 8, 'batch': batch}))
 

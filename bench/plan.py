@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass, field
 
 import measures
+import phases
 import workloads
 from cluster import CHECKOUT
 
@@ -19,6 +20,7 @@ class Group:
     columns: list                       # measures that the report shows, the first with its spread
     base: str = None                    # the row that the others are held against
     rounds: int = None                  # fewer than the run's
+    long: bool = False                  # only in a full run, or when asked for
     notes: list = field(default_factory=list)
 
 
@@ -30,12 +32,16 @@ class Size:
     scale: int                          # tasks, in units
     open_tasks: list
     ready_steps: list
+    finished: int                       # tasks that have ended
+    held: int                           # seconds that a snapshot is held
+    steps: int                          # after which sizes are taken
     full: bool
 
 
-QUICK = Size(rounds=3, seconds=2, scale=1, open_tasks=[1000, 100000], ready_steps=[10, 100, 1000, 10000], full=False)
+QUICK = Size(rounds=3, seconds=2, scale=1, open_tasks=[1000, 100000], ready_steps=[10, 100, 1000, 10000],
+             finished=20000, held=10, steps=20000, full=False)
 FULL = Size(rounds=5, seconds=6, scale=4, open_tasks=[1000, 10000, 100000, 1000000],
-            ready_steps=[10, 100, 1000, 10000], full=True)
+            ready_steps=[10, 100, 1000, 10000], finished=1000000, held=180, steps=1000000, full=True)
 
 IN_DATABASE = ['rate', 'cpu', 'wal', 'writes', 'buffers', 'hot_share', 'steps_per_commit']
 EXTERNAL = ['rate', 'round_trips', 'cpu', 'driver_cpu', 'wal', 'writes', 'buffers', 'hot_share']
@@ -128,8 +134,24 @@ def others(tasker, floor, size):
     ], ['rate', 'wal'], 'tasker, create_tasks of 5,000 tasks')
 
 
+def over_time(tasker, size):
+    rows = []
+    for kind, external in (('in the database', False), ('external', True)):
+        story = phases.Phases(tasker, external, size.finished, size.held, 3 * size.seconds)
+        rows += [('%s, %s' % (kind, name), phase) for name, phase in (
+            ('clean', story.clean), ('behind', story.behind), ('held', story.under_snapshot), ('after', story.recovered))]
+    yield Group('phases', 'As time goes by, chain of 10, autovacuum on: clean; with %s finished tasks behind; at the end of '
+                '%d s under a held snapshot; within 30 s after it' % ('{:,}'.format(size.finished), size.held), rows,
+                ['rate', 'share', 'cpu'], rounds=1, long=True)
+    yield Group('size', 'Size of all tables and indexes, MB, after %s steps and three times as many' % '{:,}'.format(size.steps), [
+        ('nothing is removed', lambda: phases.size(tasker, size.steps)),
+        ('tasker.retention = 5 s', lambda: phases.size(tasker, size.steps, '5 s'))],
+        ['size', 'indexes', 'size3', 'growth'], rounds=1, long=True)
+
+
 def groups(cluster, tasker, floor, peers, size):
     yield from in_database(tasker, floor, size)
     yield from external(tasker, floor, peers, size)
     yield from counts(tasker, size)
     yield from others(tasker, floor, size)
+    yield from over_time(tasker, size)

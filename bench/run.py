@@ -1,12 +1,13 @@
 #!/usr/bin/python3
 """run.py: the benchmark. "make bench" and "make bench-full" are this program.
 
-  --full           everything, and more of it (hours of patience are not needed: about an hour)
+  --full           everything, and more of it: about an hour
   --only WORDS     only the groups whose keys contain one of the words
   --rounds N       so many rounds
   --no-peers       only tasker and the floor
   --keep           leave the cluster, and use it again (TASKER_CLUSTER=bench test/lib/cluster.sh psql)
   --output DIR     where report.md, chart.svg and results.json go; .work/bench
+  --publish        puts the report into docs/performance.md as well, as its last run
 
 It starts a throwaway cluster, runs every row of every group of plan.py in turn,
 round after round, and writes the report. README.md says how each number is got.
@@ -36,6 +37,7 @@ def arguments():
     parser.add_argument('--rounds', type=int)
     parser.add_argument('--no-peers', action='store_true')
     parser.add_argument('--keep', action='store_true')
+    parser.add_argument('--publish', action='store_true')
     parser.add_argument('--output', default=os.path.join(CHECKOUT, '.work', 'bench'))
     return parser.parse_args()
 
@@ -89,12 +91,14 @@ def main():
         tasker, floor = Tasker(cluster), Floor(cluster)
         found, absent = ([], []) if args.no_peers else peers.find(cluster, tasker)
         groups = [g for g in plan.groups(cluster, tasker, floor, found, size)
-                  if not args.only or any(word in g.key for word in args.only)]
+                  if (any(word in g.key for word in args.only) if args.only else args.full or not g.long)]
         samples, errors = run_rounds(groups, args.rounds or size.rounds)
         results = report.Results(groups, samples)
         text = report.write(args.output, results, facts(cluster, load), absent, errors)
         with open(os.path.join(args.output, 'results.json'), 'w') as file:
             json.dump(samples, file, indent=1, default=float)
+        if args.publish:
+            report.publish(args.output, os.path.join(CHECKOUT, 'docs'))
     finally:
         cluster.stop()
     print('\n' + text)

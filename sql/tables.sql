@@ -286,7 +286,7 @@ CREATE TABLE tasker.history_ring (
 	since timestamptz NOT NULL,
 	expiring smallint NOT NULL
 );
-COMMENT ON TABLE tasker.history_ring IS 'One row, made by the first retention: the slot that history is written to. Without it that is slot 0.';
+COMMENT ON TABLE tasker.history_ring IS 'One row, made when the ring is first turned: the slot that history is written to. Without it that is slot 0.';
 COMMENT ON COLUMN tasker.history_ring.since IS 'When the turn of the slot began.';
 COMMENT ON COLUMN tasker.history_ring.expiring IS 'The slot that is searched for ends of tasks.';
 

@@ -15,15 +15,19 @@
 
 /* While there is work the scheduler rests so many times as long as it works. */
 #define GENTLE			4
-/* The longest that it then waits for more, and the shortest. */
-#define LONGEST_PAUSE	(60 * USECS_PER_SEC)
-#define SHORTEST_PAUSE	(1 * USECS_PER_SEC)
 
-/* What ended before that is to go. */
+/* What ended until then is to go. */
 static TimestampTz
 too_old(TimestampTz now)
 {
 	return now - tasker_retention * USECS_PER_SEC;
+}
+
+/* A part of tasker.retention, but from a second to a minute. */
+static int64
+pause_of(int part)
+{
+	return Min(Max(tasker_retention / part, 1), SECS_PER_MINUTE) * USECS_PER_SEC;
 }
 
 /* One piece, if tasker.retention is set. Returns whether there is more to do at once. */
@@ -40,11 +44,14 @@ expire_due(TimestampTz now)
  * Returns when it will be time again.
  *
  * The pace follows that of the tasks' ends: it is gentle as long as each piece
- * comes closer to the present, and brisker with each that falls back.
+ * comes closer to the present, and brisker with each that falls back. When all
+ * is done it looks for the next end when that is due, but not for each by
+ * itself, and otherwise once a minute at most.
  */
 TimestampTz
 retention_turn(void)
 {
+	static int	retention = -1;
 	static TimestampTz due = 0;
 	static int64 behind = 0;
 	static int	rest = GENTLE;
@@ -52,11 +59,14 @@ retention_turn(void)
 	TimestampTz begun = GetCurrentTimestamp();
 	Expired		expired;
 
-	if (tasker_retention < 0)
+	if (tasker_retention != retention)
+		due = now;
+	retention = tasker_retention;
+	if (retention < 0)
 		return DT_NOEND;
 	if (now < due)
 		return due;
-	due = now + LONGEST_PAUSE;	/* should this fail */
+	due = now + pause_of(1);	/* should this fail */
 	process_begin_transaction();
 	expired = expire_some(now, too_old(now), INT_MAX);
 	process_commit();
@@ -76,8 +86,7 @@ retention_turn(void)
 	{
 		behind = 0;
 		rest = GENTLE;
-		due = Min(expired.due, now + LONGEST_PAUSE);
-		due = Max(due, now + Min(Max(tasker_retention * USECS_PER_SEC / 100, SHORTEST_PAUSE), LONGEST_PAUSE));
+		due = Max(Min(expired.due, now + pause_of(10)), now + pause_of(100));
 	}
 	return due;
 }

@@ -183,7 +183,11 @@ class Chaos:
     def failover(self):
         if self.cluster.standby is None:
             return False
-        self.cluster.failover()
+        primary = self.cluster.primary
+        try:
+            self.cluster.failover()
+        except ServerError:  # the next standby is late
+            return self.cluster.primary is not primary
         return True
 
     def full_disk(self):

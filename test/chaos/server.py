@@ -59,15 +59,12 @@ class Shell:
         loop = 'OUT=%s; export OUT; %s' % (shlex.quote(self.out), self.LOOP)
         inside = 'mount -t tmpfs -o size=%dm tmpfs %s && exec unshare -U --map-user=%d --map-group=%d sh -c %s' % (
             WAL_SIZE_MB, shlex.quote(self.wal), os.getuid(), os.getgid(), shlex.quote(loop))
-        self.small_disk = True
-        self._open(['unshare', '-rm', 'sh', '-c', inside])
         try:
-            works = self.run('touch', self.wal + '/there')[0] == 0 and not os.path.exists(self.wal + '/there')
-        except ServerError:
-            works = False
-        if not works:
+            self._open(['unshare', '-rm', 'sh', '-c', inside])
+            self.small_disk = self.run('touch', self.wal + '/there')[0] == 0 and not os.path.exists(self.wal + '/there')
+        except (OSError, ServerError):
             self.small_disk = False
-            self.shell.kill()
+        if not self.small_disk:
             self._open(['sh', '-c', loop])
 
     def _open(self, command):

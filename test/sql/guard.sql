@@ -136,7 +136,8 @@ SELECT attempt(format('SELECT tasker.complete_step(%s)', :'held')) ~ '^TK420';
 DO $$
 BEGIN
 	-- which the scheduler does now
-	WHILE (SELECT state FROM tasker.workflow_steps WHERE task_id = 1 AND step_id = 1) = 'in_progress' LOOP
+	FOR i IN 1 .. 1000 LOOP
+		EXIT WHEN (SELECT state FROM tasker.workflow_steps WHERE task_id = 1 AND step_id = 1) <> 'in_progress';
 		PERFORM pg_sleep(0.01);
 	END LOOP;
 END $$;

@@ -160,6 +160,12 @@ $node->safe_psql('postgres', "SELECT tasker.grant_access('After', 'submitter')")
 $task = as_role($node, 'postgres', 'After', "SELECT tasker.create_task('whoami_before')");
 like(outcome($task), qr/^complete.*"After"/, 'and tasks created after it run');
 
+# Nobody has looked at its work since the renaming: what it defined is its own all the same.
+setup('fore');
+$node->safe_psql('postgres', 'ALTER ROLE fore RENAME TO "Aft"; SELECT tasker.grant_access(\'Aft\', \'submitter\')');
+$task = as_role($node, 'postgres', 'Aft', "SELECT tasker.create_task('whoami_fore')");
+like(outcome($task), qr/^complete.*"Aft"/, 'and those created before anything of it ran');
+
 note 'roles that can have no session any more';
 my %gone = (
 	dropped => [ 'DROP OWNED BY %s; DROP ROLE %s', qr/^error: TK403 role "%s".*does not exist/ ],
