@@ -153,6 +153,11 @@ ALTER SEQUENCE tasker.queues_queue_id_seq RESTART;
 ALTER SEQUENCE tasker.named_tasks_named_task_id_seq RESTART;
 SELECT done FROM tasker.adopt() WHERE action = 'move sequences';
 SELECT done FROM tasker.adopt() WHERE action = 'move sequences';
+-- keys of tasks that are gone count as well
+SELECT nextval('tasker.task_id_seq') + 10 AS gone \gset
+INSERT INTO tasker.idempotency_keys VALUES (1, 'gone', :gone);
+SELECT done FROM tasker.adopt() WHERE action = 'move sequences';
+SELECT last_value = :gone FROM tasker.task_id_seq;
 SELECT tasker.define_task('other', tasker.workflow(queue => 'q2', steps => ARRAY[tasker.step('a')]), namespace => 'other') > 0, tasker.create_task('work') > 4;
 
 -- triggers, as pg_restore --disable-triggers leaves them; a user's own are a user's

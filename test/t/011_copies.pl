@@ -98,14 +98,15 @@ $node->safe_psql('postgres', 'ALTER DATABASE copy RENAME TO renamed');
 is_armed($node, 'renamed', 'ALTER DATABASE RENAME');
 
 note 'a subscriber';
-my $subscriber = new_node('subscriber', extension => 0);
+my $subscriber = new_node('subscriber', extension => 0, conf => "max_sync_workers_per_subscription = 6\n");
 $subscriber->safe_psql('postgres', 'CREATE ROLE app LOGIN');
 run_program($node, 'pg_dump', '--schema-only', '-f', $node->basedir . '/schema', 'postgres');
 run_program($subscriber, 'psql', '-Xq1', '-v', 'ON_ERROR_STOP=1', '-d', 'postgres', '-f', $node->basedir . '/schema');
 is($subscriber->safe_psql('postgres', 'SELECT state FROM tasker.guard()'), 'new', 'the schema alone is new');
 $node->safe_psql('postgres', 'CREATE PUBLICATION everything FOR ALL TABLES');
 $subscriber->safe_psql('postgres', "CREATE SUBSCRIPTION everything CONNECTION '" . $node->connstr . " dbname=postgres' PUBLICATION everything");
-wait_until($subscriber, 'postgres', "NOT EXISTS (SELECT FROM pg_subscription_rel WHERE srsubstate <> 'r')", 'the tables are there');
+wait_until($subscriber, 'postgres', "NOT EXISTS (SELECT FROM pg_subscription_rel WHERE srsubstate <> 'r')", 'the tables are there', 120)
+  or die 'nothing to adopt';
 is(contents($subscriber, 'postgres') =~ s/(_seq\|).*/$1/gr, $original =~ s/(_seq\|).*/$1/gr, 'with all that is in them');
 is($subscriber->safe_psql('postgres', 'SELECT database_oid = (SELECT oid FROM pg_database WHERE datname = current_database()) FROM tasker.here'),
 	't', 'even what says where the original is');
