@@ -58,10 +58,9 @@ SELECT isnt(:a, :b, 'an idempotency key is its owner''s: no other role learns th
 SELECT roles.as_role('roles Ann', $$SELECT tasker.create_task('theirs', start_at => now() + interval '1 year')$$) AS later \gset
 SELECT roles.as_role(r, format('SELECT tasker.resolve_step(%s, 1, jsonb_build_object(''secret'', repeat(''x'', 1000)))', t))
 FROM (VALUES ('roles Ann', :a), ('roles_bob', :b)) v (r, t) \g /dev/null
-INSERT INTO tasker.overdue_tasks VALUES (:a, now(), 1, now() + interval '1 year'), (:b, now(), 1, now() + interval '1 year');
+INSERT INTO tasker.overdue_tasks VALUES (:a, now(), 1, now() + interval '1 year', '{"message": "of Ann"}'), (:b, now(), 1, now() + interval '1 year', '{"message": "of Bob"}');
 UPDATE tasker.workflow_steps SET state = 'in_progress' WHERE task_id IN (:a, :b) AND step_id = 2;
 UPDATE tasker.workflow_steps SET state = 'error', last_error = '{"message": "secret"}' WHERE task_id IN (:a, :b) AND step_id = 2;
-INSERT INTO tasker.overdue_tasks VALUES (:a, now(), 1, now(), '{"message": "of Ann"}'), (:b, now(), 1, now(), '{"message": "of Bob"}');
 
 -- ------------------------------------------------------------ tables and views
 CREATE TABLE roles.relation AS
