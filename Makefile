@@ -26,7 +26,7 @@ OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
 
 # The install script: one file per topic, joined in this order.
 SQL_PARTS = schema states tables owners triggers definition creation readiness \
-	handlers operators claims queues explain retention processes guard views access
+	handlers operators claims queues explain retention processes guard views doctor access
 SQL_FILES = $(SQL_PARTS:%=sql/%.sql)
 
 REGRESS_OPTS = --inputdir=test --load-extension=tasker
@@ -58,8 +58,8 @@ tasker--$(EXTVERSION).sql: Makefile $(SQL_FILES)
 $(UPGRADES): tasker--%--$(EXTVERSION).sql: Makefile $(SQL_FILES) $(wildcard sql/upgrade/*)
 	@sql/upgrade/build.sh $* $(EXTVERSION) $(SQL_FILES) > $@ || { rm -f $@; exit 1; }
 
-src/version.o: override CPPFLAGS += -DTASKER_VERSION='"$(EXTVERSION)"' -DTASKER_WORKS_WITH='"$(WORKS_WITH)"'
-src/version.o: Makefile
+src/version.o src/version.bc: override CPPFLAGS += -DTASKER_VERSION='"$(EXTVERSION)"' -DTASKER_WORKS_WITH='"$(WORKS_WITH)"'
+src/version.o src/version.bc: Makefile
 
 # Every object depends on the headers: the tree is small, a stale object is not.
 $(OBJS): $(wildcard src/*.h)
@@ -93,7 +93,7 @@ demo-stop:
 
 # A throwaway cluster in which everything is measured; the report is in .work/bench.
 bench:
-	@bench/bench.sh
+	@bench/bench.sh --budget 280
 
 bench-full:
 	@bench/bench.sh --full

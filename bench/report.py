@@ -4,17 +4,19 @@ Called by run.py. A run's samples are also kept as they came, in results.json.
 """
 import html
 import os
+import shutil
 import statistics
 
 from goals import GOALS
 
 HEADINGS = {
-    'rate': 'steps/s', 'cpu': 'server CPU µs', 'driver_cpu': 'driver CPU µs/call', 'wal': 'WAL B', 'writes': 'row writes',
-    'buffers': 'buffers', 'hot_share': 'HOT', 'steps_per_commit': 'steps/commit', 'round_trips': 'round trips',
+    'rate': 'steps/s', 'cpu': 'server CPU µs', 'driver_share': 'driver, of a processor', 'wal': 'WAL B',
+    'writes': 'row writes', 'buffers': 'buffers', 'hot_share': 'HOT', 'steps_per_commit': 'steps/commit', 'round_trips': 'round trips',
     'inserts': 'inserts', 'updates': 'updates', 'deletes': 'deletes', 'p50': 'p50', 'p99': 'p99', 'client_p50': 'client p50',
     'client_p99': 'client p99', 'round_trip_p50': 'round trip p50', 'round_trip_p99': 'round trip p99', 'call1': '1st call',
     'call2': '2nd call', 'call20': '20th call', 'ready': 'ready steps', 'us': 'µs', 'first_buffers': 'first 10',
-    'last_buffers': 'last 10', 'share': 'of clean', 'size': 'MB', 'size3': 'MB after 3 ×', 'indexes': 'of it indexes', 'growth': 'growth',
+    'last_buffers': 'last 10', 'share': 'of clean', 'size': 'MB', 'size3': 'MB after 3 ×', 'indexes': 'of it indexes',
+    'growth': 'growth',
 }
 
 
@@ -69,8 +71,9 @@ class Results:
         return None if x is None else x - (self.median(group, row, b) or 0 if b else 0)
 
     def best_rate(self, names, groups):
-        """The best median of the rows whose names begin so, in the groups whose keys do."""
-        rates = [self.median(g, row, 'rate') for g in self.samples if g.startswith(groups)
+        """The best median of the rows whose names begin so, in one group or (its key ends in a blank) in several."""
+        rates = [self.median(g, row, 'rate') for g in self.samples
+                 if g == groups or groups.endswith(' ') and g.startswith(groups)
                  for row in self.rows(g) if row.lower().startswith(tuple(names))]
         rates = [r for r in rates if r]
         return max(rates) if rates else None
@@ -183,3 +186,16 @@ def write(directory, results, facts, absent, errors):
         with open(os.path.join(directory, name), 'w', encoding='utf-8') as file:
             file.write(content)
     return text
+
+
+def publish(directory, docs):
+    """The report becomes the end of docs/performance.md, from its line of that name on."""
+    path, mark = os.path.join(docs, 'performance.md'), '## The last run\n'
+    with open(path, encoding='utf-8') as file:
+        method = file.read().split(mark)[0]
+    with open(os.path.join(directory, 'report.md'), encoding='utf-8') as file:
+        lines = file.read().replace('](chart.svg)', '](performance.svg)').split('\n')
+    text = '\n'.join(['Of ' + lines[0].split(', ')[-1] + '.'] + ['#' + line if line.startswith('#') else line for line in lines[1:]])
+    with open(path, 'w', encoding='utf-8') as file:
+        file.write(method + mark + '\n' + text)
+    shutil.copy(os.path.join(directory, 'chart.svg'), os.path.join(docs, 'performance.svg'))

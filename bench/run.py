@@ -1,12 +1,14 @@
 #!/usr/bin/python3
 """run.py: the benchmark. "make bench" and "make bench-full" are this program.
 
-  --full           everything, and more of it (hours of patience are not needed: about an hour)
+  --full           everything, and more of it: about an hour
   --only WORDS     only the groups whose keys contain one of the words
   --rounds N       so many rounds
+  --budget S       no further round begins that would end after so many seconds
   --no-peers       only tasker and the floor
   --keep           leave the cluster, and use it again (TASKER_CLUSTER=bench test/lib/cluster.sh psql)
   --output DIR     where report.md, chart.svg and results.json go; .work/bench
+  --publish        puts the report into docs/performance.md as well, as its last run
 
 It starts a throwaway cluster, runs every row of every group of plan.py in turn,
 round after round, and writes the report. README.md says how each number is got.
@@ -34,8 +36,10 @@ def arguments():
     parser.add_argument('--full', action='store_true')
     parser.add_argument('--only', nargs='+', default=[])
     parser.add_argument('--rounds', type=int)
+    parser.add_argument('--budget', type=float)
     parser.add_argument('--no-peers', action='store_true')
     parser.add_argument('--keep', action='store_true')
+    parser.add_argument('--publish', action='store_true')
     parser.add_argument('--output', default=os.path.join(CHECKOUT, '.work', 'bench'))
     return parser.parse_args()
 
@@ -57,9 +61,13 @@ def facts(cluster, began):
     }
 
 
-def run_rounds(groups, rounds):
+def run_rounds(groups, rounds, end):
     samples, errors = {g.key: {name: [] for name, _ in g.rows} for g in groups}, []
+    took = 0
     for number in range(rounds):
+        round_began = time.time()
+        if round_began + took > end:
+            break
         for group in groups:
             if number >= (group.rounds or rounds):
                 continue
@@ -72,11 +80,13 @@ def run_rounds(groups, rounds):
                     samples[group.key][name].append(sample)
                     shown = report.number(sample.get(group.columns[0]))
                 except Exception as error:      # the others are worth having
+                    samples[group.key][name].append({})
                     errors.append(('%s, %s' % (group.key, name), ' '.join(str(error).split())[:300]))
                     shown = 'FAILED: %s' % error
                     traceback.print_exc()
                 print('round %d  %-22s %-44s %12s   (%.1f s)' % (number + 1, group.key, name, shown, time.time() - began),
                       flush=True)
+        took = time.time() - round_began
     return samples, errors
 
 
@@ -90,11 +100,14 @@ def main():
         found, absent = ([], []) if args.no_peers else peers.find(cluster, tasker)
         groups = [g for g in plan.groups(cluster, tasker, floor, found, size)
                   if (any(word in g.key for word in args.only) if args.only else args.full or not g.long)]
-        samples, errors = run_rounds(groups, args.rounds or size.rounds)
+        samples, errors = run_rounds(groups, args.rounds or size.rounds,
+                                     began + args.budget if args.budget else float('inf'))
         results = report.Results(groups, samples)
         text = report.write(args.output, results, facts(cluster, load), absent, errors)
         with open(os.path.join(args.output, 'results.json'), 'w') as file:
             json.dump(samples, file, indent=1, default=float)
+        if args.publish:
+            report.publish(args.output, os.path.join(CHECKOUT, 'docs'))
     finally:
         cluster.stop()
     print('\n' + text)

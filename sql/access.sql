@@ -23,7 +23,7 @@ BEGIN
 		'tasker.named_steps, tasker.named_step_edges, tasker.tasks, tasker.workflow_steps, '
 		'tasker.workflow_step_edges, tasker.workflow_step_results, tasker.task_transitions, '
 		'tasker.workflow_step_transitions, tasker.overdue_tasks, tasker.task_status, tasker.step_status, tasker.task_history, '
-		'tasker.executing, tasker.queue_status, tasker.worker_status TO %I', role);
+		'tasker.executing, tasker.queue_status, tasker.worker_status, tasker.problems TO %I', role);
 	INSERT INTO tasker.access_grants AS g (role_name, level) VALUES (role, grant_access.level)
 		ON CONFLICT (role_name) DO UPDATE SET level = EXCLUDED.level;
 END $$;
@@ -78,3 +78,6 @@ BEGIN
 		EXECUTE format('REVOKE ALL ON SCHEMA tasker FROM %s', grantee);
 	END LOOP;
 END $$;
+
+-- All is there.
+SELECT tasker.installed();

@@ -44,13 +44,7 @@ COMMENT ON FUNCTION tasker.task_wait(bigint, interval) IS
 CREATE FUNCTION tasker.installed() RETURNS void
 	AS 'MODULE_PATHNAME', 'tasker_installed' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION tasker.installed() IS
-'Has a preloaded tasker start this database''s scheduler when the transaction commits; CREATE EXTENSION calls it. Errors: TK500 not an admin. Example: SELECT tasker.installed();';
-SELECT tasker.installed();
-
-CREATE FUNCTION tasker.updated() RETURNS void
-	AS 'MODULE_PATHNAME', 'tasker_updated' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION tasker.updated() IS
-'Gives roles with a level access to what is new and has the processes go on; ALTER EXTENSION … UPDATE calls it. Errors: TK500 not an admin. Example: SELECT tasker.updated();';
+'The last thing that CREATE EXTENSION and ALTER EXTENSION … UPDATE call: gives roles with a level access to what is new, and has a preloaded tasker start this database''s scheduler when the transaction commits. Errors: TK500 not an admin. Example: SELECT tasker.installed();';
 
 CREATE FUNCTION tasker.library_version() RETURNS text
 	AS 'MODULE_PATHNAME', 'tasker_library_version' LANGUAGE C VOLATILE PARALLEL SAFE;

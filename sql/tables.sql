@@ -280,13 +280,24 @@ COMMENT ON COLUMN tasker.workflow_step_transitions.executor IS 'Process id of th
 COMMENT ON COLUMN tasker.workflow_step_transitions.started_at IS 'When the attempt that ended here began.';
 COMMENT ON COLUMN tasker.workflow_step_transitions.metadata IS 'The error of a failed attempt; who asked for it and why, for an operator''s change.';
 
+-- Rows are moved from leaf to leaf: with somebody's publication of all tables that
+-- needs a way to say which row it was.
+ALTER TABLE tasker.task_transitions_0 REPLICA IDENTITY FULL;
+ALTER TABLE tasker.task_transitions_1 REPLICA IDENTITY FULL;
+ALTER TABLE tasker.task_transitions_2 REPLICA IDENTITY FULL;
+ALTER TABLE tasker.task_transitions_3 REPLICA IDENTITY FULL;
+ALTER TABLE tasker.workflow_step_transitions_0 REPLICA IDENTITY FULL;
+ALTER TABLE tasker.workflow_step_transitions_1 REPLICA IDENTITY FULL;
+ALTER TABLE tasker.workflow_step_transitions_2 REPLICA IDENTITY FULL;
+ALTER TABLE tasker.workflow_step_transitions_3 REPLICA IDENTITY FULL;
+
 CREATE TABLE tasker.history_ring (
 	one boolean PRIMARY KEY DEFAULT true CHECK (one),
 	slot smallint NOT NULL,
 	since timestamptz NOT NULL,
 	expiring smallint NOT NULL
 );
-COMMENT ON TABLE tasker.history_ring IS 'One row, made by the first retention: the slot that history is written to. Without it that is slot 0.';
+COMMENT ON TABLE tasker.history_ring IS 'One row, made when the ring is first turned: the slot that history is written to. Without it that is slot 0.';
 COMMENT ON COLUMN tasker.history_ring.since IS 'When the turn of the slot began.';
 COMMENT ON COLUMN tasker.history_ring.expiring IS 'The slot that is searched for ends of tasks.';
 

@@ -58,8 +58,12 @@ static TaskerQuery missing_roles = {
 /* Each returns a row if the sequence was behind. $1: the high bits of this node's ids. */
 static TaskerQuery move_sequences[] = {
 	{
-		.sql = "SELECT pg_catalog.setval('tasker.task_id_seq', m.id) FROM (SELECT pg_catalog.max(t.task_id) - $1 AS id "
-		"FROM tasker.tasks t WHERE t.task_id >= $1 AND t.task_id < $1 + (1::bigint << 48)) AS m, tasker.task_id_seq q "
+		/* an idempotency key may outlive its task */
+		.sql = "SELECT pg_catalog.setval('tasker.task_id_seq', m.id) FROM (SELECT GREATEST("
+		"(SELECT pg_catalog.max(t.task_id) FROM tasker.tasks t "
+		"WHERE t.task_id >= $1 AND t.task_id < $1 + (1::bigint << 48)), "
+		"(SELECT pg_catalog.max(k.task_id) FROM tasker.idempotency_keys k "
+		"WHERE k.task_id >= $1 AND k.task_id < $1 + (1::bigint << 48))) - $1 AS id) AS m, tasker.task_id_seq q "
 		"WHERE m.id > q.last_value OR (m.id = q.last_value AND NOT q.is_called)",
 		.args = {INT8OID},
 		.columns = {INT8OID},

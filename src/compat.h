@@ -58,6 +58,9 @@ extern void tasker_begin_srf(FunctionCallInfo fcinfo);
 #define tasker_oldest_xmin(relation) GetOldestXmin(relation, PROCARRAY_FLAGS_VACUUM)
 #endif
 
+/* 15 cured pg_dump of a crash, see version.c. */
+#define TASKER_LEAVES_NEED_PRIVILEGES (PG_VERSION_NUM < 150000)
+
 /* 15 has shared memory asked for in a hook. */
 extern void tasker_request_shmem(Size size);
 

@@ -48,7 +48,6 @@ flag_scheduler(bool stop)
 PG_FUNCTION_INFO_V1(tasker_start);
 PG_FUNCTION_INFO_V1(tasker_stop);
 PG_FUNCTION_INFO_V1(tasker_installed);
-PG_FUNCTION_INFO_V1(tasker_updated);
 PG_FUNCTION_INFO_V1(tasker_executing);
 PG_FUNCTION_INFO_V1(tasker_scheduler_pid);
 PG_FUNCTION_INFO_V1(tasker_task_wait);
@@ -79,22 +78,12 @@ tasker_stop(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(flag_scheduler(true));
 }
 
-/* installed(): told by CREATE EXTENSION; once it commits a scheduler is started */
+/* installed(): the scripts are at their end; once they commit a scheduler is started */
 Datum
 tasker_installed(PG_FUNCTION_ARGS)
 {
 	check_admin("install");
-	guard_changed();
-	wake_launcher_at_commit();
-	PG_RETURN_VOID();
-}
-
-/* updated(): told by ALTER EXTENSION … UPDATE, at the end of its script */
-Datum
-tasker_updated(PG_FUNCTION_ARGS)
-{
-	check_admin("update");
-	extension_updated();
+	extension_changed();
 	guard_changed();
 	wake_launcher_at_commit();
 	PG_RETURN_VOID();

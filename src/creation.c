@@ -348,6 +348,7 @@ resolve_keys(Request *request, int owner, int64 *ids, bool *existing)
 	values[2] = datum_list_array(&list);
 	do
 	{
+		CHECK_FOR_INTERRUPTS();
 		taken += tasker_run(&take_keys, values, NULL);
 		n = tasker_run(&taken_keys, values, NULL);
 	} while (taken + n < wanted);

@@ -54,12 +54,9 @@ static TaskerQuery read_ring = {
 	.latest = true,
 };
 
-static TaskerQuery make_ring = {
-	.sql = "INSERT INTO tasker.history_ring (slot, since, expiring) VALUES (0, '-infinity', 0)",
-};
-
 static TaskerQuery set_ring = {
-	.sql = "UPDATE tasker.history_ring SET slot = $1, since = $2, expiring = $3",
+	.sql = "INSERT INTO tasker.history_ring (slot, since, expiring) VALUES ($1, $2, $3) "
+	"ON CONFLICT (one) DO UPDATE SET slot = EXCLUDED.slot, since = EXCLUDED.since, expiring = EXCLUDED.expiring",
 	.args = {INT4OID, TIMESTAMPTZOID, INT4OID},
 };
 
@@ -163,7 +160,7 @@ history_slot(HistoryKind kind)
 /* ------------------------------------------------------------ the ring */
 
 /*
- * Read the ring, made on first use. Returns false if another session works on
+ * Read the ring. Without a row it has not been turned yet. Returns false if another session works on
  * it, else none does until the transaction is over and everybody has heard
  * of what it changed. Inside a section.
  */
@@ -173,11 +170,11 @@ ring_begin(HistoryRing *ring)
 	look_up_ring();
 	if (!ConditionalLockRelationOid(known.ring, ShareUpdateExclusiveLock))
 		return false;
+	ring->slot = 0;
+	ring->since = DT_NOBEGIN;
+	ring->expiring = 0;
 	if (tasker_run(&read_ring, NULL, NULL) == 0)
-	{
-		tasker_run(&make_ring, NULL, NULL);
-		tasker_run(&read_ring, NULL, NULL);
-	}
+		return true;
 	ring->slot = DatumGetInt32(tasker_value_notnull(0, 1));
 	ring->since = DatumGetTimestampTz(tasker_value_notnull(0, 2));
 	ring->expiring = DatumGetInt32(tasker_value_notnull(0, 3));

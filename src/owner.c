@@ -39,6 +39,16 @@ static TaskerQuery find_owner = {
 	.columns = {INT4OID},
 };
 
+/* ALTER ROLE ... RENAME: the role is what it was. */
+static TaskerQuery rename_owner = {
+	.sql = "UPDATE tasker.owners o SET role_name = $2 WHERE o.owner_id = ("
+	"SELECT pg_catalog.max(w.owner_id) FROM tasker.owners w WHERE w.role_oid = $1 "
+	"AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = w.role_name)) "
+	"RETURNING o.owner_id",
+	.args = {OIDOID, NAMEOID},
+	.columns = {INT4OID},
+};
+
 static TaskerQuery add_owner = {
 	.sql = "INSERT INTO tasker.owners (role_oid, role_name) VALUES ($1, $2) ON CONFLICT DO NOTHING",
 	.args = {OIDOID, NAMEOID},
@@ -94,6 +104,8 @@ owner_id_for(Oid role)
 		if (tasker_run(&find_owner, values, NULL) == 1)
 			return DatumGetInt32(tasker_value_notnull(0, 1));
 		check_mapped(values[1]);
+		if (tasker_run(&rename_owner, values, NULL) == 1)
+			return DatumGetInt32(tasker_value_notnull(0, 1));
 		tasker_run(&add_owner, values, NULL);
 	}
 }

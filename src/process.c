@@ -48,6 +48,8 @@ process_begin(Oid database, Oid role)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
+	/* a reload that came before there was a handler for it was lost */
+	ProcessConfigFile(PGC_SIGHUP);
 	BackgroundWorkerInitializeConnectionByOid(database, role, 0);
 	statement_timeout = StatementTimeout;
 

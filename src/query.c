@@ -21,6 +21,7 @@
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "shared.h"
 #include "utils/array.h"
 #include "utils/guc.h"
@@ -74,6 +75,22 @@ tasker_owner(void)
 }
 
 /*
+ * The first lock of a transaction that runs statements of tasker: an update of
+ * the extension, which wants every table for itself, waits for this one while it
+ * holds no other, so the two do not meet in a deadlock (sql/upgrade/head.sql).
+ * After the wait nothing that was known of the extension need be true.
+ */
+static void
+lock_first(void)
+{
+	Oid			tasks = get_relname_relid("tasks", get_namespace_oid("tasker", false));
+
+	if (OidIsValid(tasks))
+		LockRelationOid(tasks, AccessShareLock);
+	(void) library_fits(ERROR);
+}
+
+/*
  * Begin to run statements as the extension's owner, with SPI connected. An
  * inner section costs next to nothing.
  */
@@ -93,7 +110,7 @@ tasker_enter(TaskerSection *section)
 	note_entered();
 	if (sections == 0)
 	{
-		(void) library_fits(ERROR);
+		lock_first();
 		section_number++;
 		section->guc_level = NewGUCNestLevel();
 		for (int i = 0; i < lengthof(pinned); i++)

@@ -69,7 +69,7 @@ typedef struct EndedTask
 typedef struct Piece
 {
 	TimestampTz now;
-	TimestampTz before;			/* what ended before that is to go */
+	TimestampTz before;			/* what ended until then is to go */
 	Oid			archive;
 	int			max_tasks;
 	EndedTask  *tasks;
@@ -87,13 +87,13 @@ static TaskerQuery overdue = {
 	.sql = "SELECT o.task_id, o.ended_at, o.tries, COALESCE(n.step_count, 0) FROM tasker.overdue_tasks o "
 	"LEFT JOIN tasker.tasks t ON t.task_id = o.task_id "
 	"LEFT JOIN tasker.named_tasks n ON n.named_task_id = t.named_task_id "
-	"WHERE o.next_try_at <= $1 AND o.ended_at < $2 ORDER BY o.next_try_at LIMIT $3",
+	"WHERE o.next_try_at <= $1 AND o.ended_at <= $2 ORDER BY o.next_try_at LIMIT $3",
 	.args = {TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID},
 	.columns = {INT8OID, TIMESTAMPTZOID, INT4OID, INT4OID},
 };
 
 static TaskerQuery next_overdue = {
-	.sql = "SELECT o.next_try_at FROM tasker.overdue_tasks o WHERE o.ended_at < $1 "
+	.sql = "SELECT o.next_try_at FROM tasker.overdue_tasks o WHERE o.ended_at <= $1 "
 	"ORDER BY o.next_try_at LIMIT 1",
 	.args = {TIMESTAMPTZOID},
 	.columns = {TIMESTAMPTZOID},
@@ -221,7 +221,7 @@ find_in_block(Piece *piece, int slot)
 		bool		gone;
 		int			steps = DatumGetInt32(tasker_value(i, 4, &gone));
 
-		if (ended_at >= piece->before)
+		if (ended_at > piece->before)
 		{
 			piece->ended = true;
 			piece->due = ended_at + (piece->now - piece->before);
@@ -285,7 +285,8 @@ find_ended(Piece *piece, HistoryRing *ring)
 		else if (!open_leaf(piece, ring))
 			return;
 	}
-	piece->walked = memcmp(&begun, &piece->position, sizeof(begun)) != 0;
+	piece->walked = piece->position.filenode != begun.filenode ||
+		piece->position.block != begun.block || piece->position.line != begun.line;
 }
 
 /* ------------------------------------------------------------ what can go */

@@ -15,18 +15,24 @@
 
 /* While there is work the scheduler rests so many times as long as it works. */
 #define GENTLE			4
-/* The longest that it then waits for more, and the shortest. */
-#define LONGEST_PAUSE	(60 * USECS_PER_SEC)
-#define SHORTEST_PAUSE	(1 * USECS_PER_SEC)
+/* The longest that it waits between two looks. */
+#define LONGEST_PAUSE	(1 * USECS_PER_MINUTE)
 
 /* The age of a task that expire() can be given, 1000 years, in seconds. */
 #define MAX_AGE			(1000 * 365.25 * SECS_PER_DAY)
 
-/* What ended before that is to go. */
+/* What ended until then is to go. */
 static TimestampTz
 too_old(TimestampTz now)
 {
 	return now - tasker_retention * USECS_PER_SEC;
+}
+
+/* A part of tasker.retention, but from a second to a minute. */
+static int64
+pause_of(int part)
+{
+	return Min(Max(tasker_retention / part, 1) * USECS_PER_SEC, LONGEST_PAUSE);
 }
 
 /* One piece, if tasker.retention is set. Returns whether there is more to do at once. */
@@ -43,11 +49,14 @@ expire_due(TimestampTz now)
  * Returns when it will be time again.
  *
  * The pace follows that of the tasks' ends: it is gentle as long as each piece
- * comes closer to the present, and brisker with each that falls back.
+ * comes closer to the present, and brisker with each that falls back. When all
+ * is done it looks for the next end when that is due, but not for each by
+ * itself, and otherwise once a minute at most.
  */
 TimestampTz
 retention_turn(void)
 {
+	static int	retention = -1;
 	static TimestampTz due = 0;
 	static int64 behind = 0;
 	static int	rest = GENTLE;
@@ -55,7 +64,10 @@ retention_turn(void)
 	TimestampTz begun = GetCurrentTimestamp();
 	Expired		expired;
 
-	if (tasker_retention < 0)
+	if (tasker_retention != retention)
+		due = now;
+	retention = tasker_retention;
+	if (retention < 0)
 		return DT_NOEND;
 	if (now < due)
 		return due;
@@ -79,8 +91,7 @@ retention_turn(void)
 	{
 		behind = 0;
 		rest = GENTLE;
-		due = Min(expired.due, now + LONGEST_PAUSE);
-		due = Max(due, now + Min(Max(tasker_retention * USECS_PER_SEC / 100, SHORTEST_PAUSE), LONGEST_PAUSE));
+		due = Max(Min(expired.due, now + pause_of(10)), now + pause_of(100));
 	}
 	return due;
 }

@@ -446,10 +446,10 @@ serve_lanes(int *refusals)
 			served &= start_executor(&lanes[i]);
 		else
 		{
-			int			n = refuse_steps(lanes[i].lane, 0, 0, error);
+			int			refused_now = refuse_steps(lanes[i].lane, 0, 0, error);
 
-			*refusals += n;
-			served &= n > 0;	/* somebody has them locked */
+			*refusals += refused_now;
+			served &= refused_now > 0;	/* somebody has them locked */
 		}
 	}
 	return served;

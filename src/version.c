@@ -113,19 +113,30 @@ library_fits(int elevel)
 	return false;
 }
 
+/* Every role gets its level again, for what is new. */
+static TaskerQuery renew_access = {
+	.sql = "SELECT tasker.grant_access(g.role_name, g.level) FROM tasker.access_grants g "
+	"JOIN pg_catalog.pg_roles r ON r.rolname = g.role_name ORDER BY g.role_name",
+};
+
 /*
- * Give every role its level again, for what the update brought.
- *
- * What a script of an extension grants is taken for part of the extension,
- * which pg_dump leaves out. These grants are the operator's.
+ * pg_dump before 15 crashes on a leaf whose rows are dumped, unless its privileges
+ * are other than those of the script. The owner does not need this one.
+ */
+static TaskerQuery make_leaves_dumpable = {
+	.sql = "REVOKE TRIGGER ON tasker.task_transitions_0, tasker.task_transitions_1, "
+	"tasker.task_transitions_2, tasker.task_transitions_3, "
+	"tasker.workflow_step_transitions_0, tasker.workflow_step_transitions_1, "
+	"tasker.workflow_step_transitions_2, tasker.workflow_step_transitions_3 FROM CURRENT_USER",
+};
+
+/*
+ * Privileges that are the operator's: what a script of an extension grants is
+ * taken for part of the extension, which pg_dump leaves out.
  */
 static void
-renew_access(void)
+set_privileges(void)
 {
-	static TaskerQuery renew = {
-		.sql = "SELECT tasker.grant_access(g.role_name, g.level) FROM tasker.access_grants g "
-		"JOIN pg_catalog.pg_roles r ON r.rolname = g.role_name ORDER BY g.role_name",
-	};
 	TaskerSection section;
 	bool		in_script = creating_extension;
 
@@ -133,7 +144,9 @@ renew_access(void)
 	PG_TRY();
 	{
 		creating_extension = false;
-		tasker_run(&renew, NULL, NULL);
+		if (TASKER_LEAVES_NEED_PRIVILEGES)
+			tasker_run(&make_leaves_dumpable, NULL, NULL);
+		tasker_run(&renew_access, NULL, NULL);
 	}
 	PG_FINALLY();
 	{
@@ -143,11 +156,13 @@ renew_access(void)
 	tasker_leave(&section);
 }
 
-/* What an update does once its script has made the objects what they are to be. */
+/* At the end of a script, when all objects are what they are to be. */
 void
-extension_updated(void)
+extension_changed(void)
 {
-	renew_access();
+	/* an older version's script leaves that to the update to this one */
+	if (library_fits(0))
+		set_privileges();
 	/* has every session look at the version anew */
 	CacheInvalidateCatalog(NamespaceRelationId);
 }

@@ -9,6 +9,6 @@
 
 extern void tasker_version_init(void);
 extern bool library_fits(int elevel);
-extern void extension_updated(void);
+extern void extension_changed(void);
 
 #endif							/* TASKER_VERSION_H */

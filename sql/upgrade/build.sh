@@ -10,6 +10,7 @@ dir=sql/upgrade
 from=$1 to=$2
 shift 2
 
+printf '%s\n' '\echo Use "ALTER EXTENSION tasker UPDATE" to load this file. \quit'
 sed "s/EXTVERSION/$to/" $dir/head.sql
 version=$from
 while [ "$version" != "$to" ]; do

@@ -1,4 +1,3 @@
-\echo Use "ALTER EXTENSION tasker UPDATE" to load this file. \quit
 -- An update: made by build.sh of head.sql, changes of tables, today's functions
 -- and views, and tail.sql. The session's library must be of the same version.
 DO $$
@@ -11,13 +10,14 @@ BEGIN
 	END IF;
 END $$;
 
--- All tables are locked here, or none: who holds some of them and wants more waits
--- for this transaction, and this one for him. So it soon lets go of what it has got
--- and tries again, with more patience each time, so that it comes to an end.
+-- All tables are locked here, or none. Every call of tasker's locks tasks first
+-- (src/query.c), so this waits for them while it holds nothing. Queries of people's
+-- may lock another table before: then each waits for the other, and this one soon
+-- lets go of what it has got and tries again, with more patience each time.
 DO $$
 DECLARE
-	tables text := (SELECT string_agg(c.oid::regclass::text, ', ' ORDER BY c.relname) FROM pg_catalog.pg_class c
-		WHERE c.relnamespace = 'tasker'::regnamespace AND c.relkind IN ('r', 'p', 'v'));
+	tables text := (SELECT string_agg(c.oid::regclass::text, ', ' ORDER BY c.relname = 'tasks' DESC, c.relname)
+		FROM pg_catalog.pg_class c WHERE c.relnamespace = 'tasker'::regnamespace AND c.relkind IN ('r', 'p', 'v'));
 	patience int := 50;
 BEGIN
 	LOOP
@@ -25,8 +25,8 @@ BEGIN
 		BEGIN
 			EXECUTE 'LOCK TABLE ' || tables || ' IN ACCESS EXCLUSIVE MODE';
 			EXIT;
-		EXCEPTION WHEN lock_not_available THEN
-			patience := LEAST(patience * 2, 3600000);
+		EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+			patience := LEAST(patience * 2, 60000);
 		END;
 	END LOOP;
 END $$;

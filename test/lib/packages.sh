@@ -39,11 +39,13 @@ missing() {
 		perl -MIPC::Run -MTest::More -MTAP::Parser -e 1 2>/dev/null || want+=(libipc-run-perl perl)
 		# only the suite format needs it
 		case " ${SUITE:-format} " in
-			*" format "*) command -v pg_bsd_indent >/dev/null || want+=(pg-bsd-indent) ;;
+			*" format "*)
+				command -v pg_bsd_indent >/dev/null || want+=(pg-bsd-indent)
+				/usr/bin/python3 -c 'import pglast' 2>/dev/null || want+=(python3-pglast)
+				;;
 		esac
 		command -v python3 >/dev/null || want+=(python3)
 		command -v spin >/dev/null || want+=(spin)
-		/usr/bin/python3 -c 'import pglast' 2>/dev/null || want+=(python3-pglast)
 	fi
 }
 

@@ -76,6 +76,7 @@ echo 'root:x:0:0::/root:/bin/sh
 nobody:x:65534:65534::/tmp:/bin/sh' >"$root/etc/passwd"
 echo 'root:x:0:
 nogroup:x:65534:' >"$root/etc/group"
+echo '127.0.0.1 localhost' >"$root/etc/hosts"
 chroot "$root" /sbin/ldconfig
 rm -rf "$apt"
 cp "$self" "$root/.made-by"

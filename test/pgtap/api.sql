@@ -43,6 +43,7 @@ INSERT INTO promised (name, ins, result) VALUES
 	('pause_queue', '{queue text,reason text =}', 'boolean'),
 	('resume_queue', '{queue text}', 'boolean'),
 	('register_worker', '{worker text,queues text[],metadata jsonb =}', 'void'),
+	('doctor', '{}', 'tasker.problems'),
 	('start', '{}', 'boolean'),
 	('stop', '{}', 'boolean'),
 	('tick', '{now timestamp with time zone =,max_timers integer =}', 'integer'),

@@ -16,7 +16,17 @@ INSERT INTO attack.loot VALUES ('task', :t), ('step', :step_id), ('lease', :'lea
 \c - :admin
 ANALYZE;
 CREATE ROLE attack_all;
-GRANT pg_read_all_data TO attack_all;
+CREATE ROLE attack_write;
+SELECT to_regrole('pg_read_all_data') IS NOT NULL AS predefined \gset
+\if :predefined
+	GRANT pg_read_all_data TO attack_all;
+	GRANT pg_write_all_data TO attack_write;
+\else
+	-- PostgreSQL 13 has no such roles
+	GRANT USAGE ON SCHEMA tasker TO attack_all, attack_write;
+	GRANT SELECT ON ALL TABLES IN SCHEMA tasker TO attack_all;
+	GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA tasker TO attack_write;
+\endif
 GRANT attack_all TO attack_mal;
 ALTER ROLE attack_mal SET client_min_messages = error;
 
@@ -31,7 +41,7 @@ BEGIN
 	END IF;
 	RETURN true;
 END $$;
--- attack_mal is a member of pg_read_all_data: so even leaves and tables that are
+-- attack_mal may read everything: so even leaves and tables that are
 -- nobody's are within reach but for row security.
 SELECT attack.try('reads all of ' || c.oid::regclass, format('SELECT count(*) FROM %s', c.oid::regclass), '0')
 FROM pg_class c WHERE c.relnamespace = 'tasker'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm') ORDER BY c.relname;
@@ -114,7 +124,7 @@ SELECT attack.try('without a level: ' || c.oid::regclass, format('SELECT count(*
 FROM pg_catalog.pg_class c WHERE c.relnamespace = (SELECT n.oid FROM pg_catalog.pg_namespace n WHERE n.nspname = 'tasker') AND c.relkind IN ('r', 'p', 'v') ORDER BY c.relname;
 -- Whoever may read and write everything reads and writes no row of tasker's.
 \c - :admin
-GRANT pg_write_all_data, pg_read_all_data TO attack_none;
+GRANT attack_all, attack_write TO attack_none;
 \c - attack_none
 SELECT attack.try('reads all: ' || c.relname, format('SELECT count(*) FROM tasker.%I', c.relname), CASE WHEN c.relispartition OR
 	(c.relkind = 'r' AND NOT EXISTS (SELECT FROM pg_catalog.pg_policy p WHERE p.polrelid = c.oid)) THEN '0' ELSE '42501' END)
@@ -125,8 +135,8 @@ FROM pg_catalog.pg_class c WHERE c.relnamespace = 'tasker'::regnamespace AND c.r
 	AND c.relname NOT LIKE '%transitions' AND c.relname <> 'worker_status' ORDER BY c.relname;
 
 \c - :admin
-REVOKE pg_write_all_data, pg_read_all_data FROM attack_none;
-DROP ROLE attack_all;
+DROP OWNED BY attack_all, attack_write;
+DROP ROLE attack_all, attack_write;
 \o
 SELECT * FROM no_plan();
 -- Nobody listens to what tasker says, since it says nothing.

@@ -136,7 +136,8 @@ SELECT attempt(format('SELECT tasker.complete_step(%s)', :'held')) ~ '^TK420';
 DO $$
 BEGIN
 	-- which the scheduler does now
-	WHILE (SELECT state FROM tasker.workflow_steps WHERE task_id = 1 AND step_id = 1) = 'in_progress' LOOP
+	FOR i IN 1 .. 1000 LOOP
+		EXIT WHEN (SELECT state FROM tasker.workflow_steps WHERE task_id = 1 AND step_id = 1) <> 'in_progress';
 		PERFORM pg_sleep(0.01);
 	END LOOP;
 END $$;
@@ -152,6 +153,11 @@ ALTER SEQUENCE tasker.queues_queue_id_seq RESTART;
 ALTER SEQUENCE tasker.named_tasks_named_task_id_seq RESTART;
 SELECT done FROM tasker.adopt() WHERE action = 'move sequences';
 SELECT done FROM tasker.adopt() WHERE action = 'move sequences';
+-- keys of tasks that are gone count as well
+SELECT nextval('tasker.task_id_seq') + 10 AS gone \gset
+INSERT INTO tasker.idempotency_keys VALUES (1, 'gone', :gone);
+SELECT done FROM tasker.adopt() WHERE action = 'move sequences';
+SELECT last_value = :gone FROM tasker.task_id_seq;
 SELECT tasker.define_task('other', tasker.workflow(queue => 'q2', steps => ARRAY[tasker.step('a')]), namespace => 'other') > 0, tasker.create_task('work') > 4;
 
 -- triggers, as pg_restore --disable-triggers leaves them; a user's own are a user's

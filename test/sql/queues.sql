@@ -56,7 +56,7 @@ SELECT tasker.fail_step(task_id, step_id, lease, retry_after => '1 h') FROM held
 SELECT tasker.release_step(task_id, step_id, lease) FROM held WHERE name = 'a' AND task_id = :u;
 SET tasker.clock = '2030-01-01 00:00:59+00';
 SELECT name, depth, oldest_age, in_flight, completed_last_minute, failed_last_minute FROM tasker.queue_status WHERE name LIKE 'queues%' ORDER BY name;
--- a tenant's counts are its own
+-- a tenant's counts are its own, and another's queues are not even seen
 SET SESSION AUTHORIZATION queues_bob;
 SELECT name, depth, oldest_age, in_flight, completed_last_minute, failed_last_minute FROM tasker.queue_status WHERE name LIKE 'queues%' ORDER BY name;
 SET SESSION AUTHORIZATION queues_ann;

@@ -76,7 +76,7 @@ foreach my $type ('scheduler', 'executor', 'launcher')
 {
 	my @pids = pids_of($node, $type, $type eq 'launcher' ? undef : 'postgres');
 	ok(@pids > 0, "there is a $type");
-	$node->safe_psql('postgres', "SELECT pg_terminate_backend($_, 5000)") foreach @pids;
+	terminate($node, 'postgres', "SELECT $_") foreach @pids;
 	create('postgres', 'app', 20);
 	wait_all_complete('postgres', "work goes on after the $type was terminated");
 }
@@ -85,7 +85,7 @@ wait_until($node, 'postgres',
 	'launcher and schedulers are back', 5);
 create('postgres', 'app', 1, '{"sleep": 1}');
 wait_until($node, 'postgres', "EXISTS (SELECT FROM tasker.executors() WHERE state = 'busy')", 'a step runs');
-$node->safe_psql('postgres', "SELECT pg_terminate_backend(pid, 5000) FROM tasker.executors() WHERE state = 'busy'");
+terminate($node, 'postgres', "SELECT pid FROM tasker.executors() WHERE state = 'busy'");
 wait_all_complete('postgres', 'a step whose executor was terminated is repeated');
 is( $node->safe_psql('postgres', <<'SQL'), '', 'once');
 SELECT task_id, count(*) FROM app.effects GROUP BY 1 HAVING count(*) <> 1 ORDER BY 1 LIMIT 3
@@ -150,7 +150,7 @@ create('postgres', 'app', 20);
 wait_all_complete('postgres', 'and dropped and created in one go as well', 10);
 
 note 'a database that takes no connections';
-$node->safe_psql('postgres', "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = 'other' AND backend_type = 'tasker executor'");
+terminate($node, 'postgres', "SELECT pid FROM pg_stat_activity WHERE datname = 'other' AND backend_type = 'tasker executor'");
 $node->safe_psql('other', "SELECT tasker.start()");
 $node->safe_psql('postgres', 'ALTER DATABASE other ALLOW_CONNECTIONS false');
 {

@@ -155,10 +155,16 @@ my $later = as_role($node, 'postgres', 'before', "SELECT tasker.create_task('who
 $node->safe_psql('postgres', 'ALTER ROLE before RENAME TO "After"');
 like(outcome($renamed), qr/^complete/, 'renamed with work waiting: it goes on');
 like(outcome($later), qr/^complete.*"After"/, 'under the new name');
-$node->safe_psql('postgres', q(SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'After' AND backend_type = 'tasker executor'));
+terminate($node, 'postgres', "SELECT pid FROM pg_stat_activity WHERE usename = 'After' AND backend_type = 'tasker executor'");
 $node->safe_psql('postgres', "SELECT tasker.grant_access('After', 'submitter')");
 $task = as_role($node, 'postgres', 'After', "SELECT tasker.create_task('whoami_before')");
 like(outcome($task), qr/^complete.*"After"/, 'and tasks created after it run');
+
+# Nobody has looked at its work since the renaming: what it defined is its own all the same.
+setup('fore');
+$node->safe_psql('postgres', 'ALTER ROLE fore RENAME TO "Aft"; SELECT tasker.grant_access(\'Aft\', \'submitter\')');
+$task = as_role($node, 'postgres', 'Aft', "SELECT tasker.create_task('whoami_fore')");
+like(outcome($task), qr/^complete.*"Aft"/, 'and those created before anything of it ran');
 
 note 'roles that can have no session any more';
 my %gone = (
@@ -174,10 +180,10 @@ foreach my $executor ('none', 'idle')
 		my $role = "${how}_$executor";
 		setup($role);
 		# What is waiting must outlast the role, its functions and its rights.
-		my $at = "start_at => clock_timestamp() + '700 ms'";
+		my $at = "start_at => clock_timestamp() + '1500 ms'";
 		$node->safe_psql('postgres', 'SELECT tasker.stop()') if $executor eq 'none';
-		my @tasks = map { as_role($node, 'postgres', $role, "SELECT tasker.create_task('whoami_$role', $at)") } 1 .. 3;
 		like(outcome(create($role, 'effect')), qr/^complete/, "$role: worked before") if $executor eq 'idle';
+		my @tasks = split /\n/, as_role($node, 'postgres', $role, "SELECT tasker.create_task('whoami_$role', $at) FROM generate_series(1, 3)");
 		(my $do = $sql) =~ s/%s/$role/g;
 		$node->safe_psql('postgres', $do);
 		$node->safe_psql('postgres', 'SELECT tasker.start()') if $executor eq 'none';

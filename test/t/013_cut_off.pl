@@ -87,7 +87,7 @@ sub new_task
 	return as_role($node, 'postgres', 'app', "SELECT tasker.create_task('$name', '$context')");
 }
 
-my $parallel = $node->pg_version < 16 ? 'force_parallel_mode' : 'debug_parallel_query';
+my $parallel = $node->safe_psql('postgres', 'SHOW server_version_num') < 160000 ? 'force_parallel_mode' : 'debug_parallel_query';
 my $retry = '"retry": {"base": "10 ms", "factor": 1, "jitter": 0';
 define($node, 'postgres', 'app', 'killer', qq([{"name": "s", "function": "app.kill", $retry, "max_attempts": 3}}]));
 define($node, 'postgres', 'app', 'killer_once', qq([{"name": "s", "function": "app.kill", "retryable": false}]));
@@ -172,7 +172,7 @@ is(count_in_log($node, $log, 'terminated by signal'), 0, 'without a crash');
 
 note 'CALL tasker.run()';
 # Without preload no background worker comes back after a crash.
-$node->adjust_conf('postgresql.conf', 'shared_preload_libraries', "''");
+$node->append_conf('postgresql.conf', "shared_preload_libraries = ''");
 $node->restart;
 $bad = new_task('killer_once', '{"signal": "KILL"}');
 foreach my $time (1, 2)
@@ -184,7 +184,7 @@ foreach my $time (1, 2)
 query('SELECT 1');
 as_role($node, 'postgres', 'app', 'CALL tasker.run()');
 is(ended_as($bad), 'error|1|TK430', 'a session that dies in it is noticed as well');
-$node->adjust_conf('postgresql.conf', 'shared_preload_libraries', 'tasker');
+$node->append_conf('postgresql.conf', "shared_preload_libraries = 'tasker'");
 $node->restart;
 
 note 'what is nobody\'s fault';

@@ -18,7 +18,7 @@ $node->safe_psql('postgres', "CREATE ROLE worker LOGIN; SELECT tasker.grant_acce
 # A session that listens, and looks for notifications every 50 ms.
 my $script = "LISTEN tasker_queue;\n" . "SELECT pg_sleep(0.05);\n" x 1200;
 my $heard = '';
-my $listener = IPC::Run::start([ $node->installed_command('psql'), '-XAtq', '-d', $node->connstr('postgres') ], '<', \$script, '>', \$heard);
+my $listener = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres') ], '<', \$script, '>', \$heard);
 
 # How many notifications came, once there are so many or none comes any more.
 sub notifications

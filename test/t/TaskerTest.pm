@@ -16,7 +16,7 @@ $ENV{PGUSER} = 'postgres';
 
 our @EXPORT = qw(new_node new_database new_role define as_role wait_until
   wait_for_server in_background finish_background pids_of log_size log_since
-  count_in_log create_fault_functions until_true check_consistent);
+  count_in_log create_fault_functions until_true check_consistent terminate);
 
 # A server with tasker preloaded, the extension in database postgres, and the
 # role app. Options: preload => 0, extension => 0, conf => text, start => 0.
@@ -169,7 +169,7 @@ sub in_background
 	my ($node, $db, $role, $sql) = @_;
 	my $b = { out => '', err => '' };
 	$b->{run} = IPC::Run::start(
-		[ $node->installed_command('psql'), '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d',
+		[ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d',
 			$node->connstr($db) . " user=$role", '-c', $sql ],
 		'<', \undef, '>', \$b->{out}, '2>', \$b->{err});
 	return $b;
@@ -181,6 +181,18 @@ sub finish_background
 	my ($b) = @_;
 	$b->{run}->finish;
 	return $b->{run}->result(0) // 0;
+}
+
+# Ends the server's processes whose ids the query gives, and waits until they are gone.
+sub terminate
+{
+	my ($node, $db, $query) = @_;
+	my $pids = join ',', split /\n/, $node->safe_psql($db, $query);
+	return if $pids eq '';
+	$node->safe_psql('postgres', "SELECT pg_terminate_backend(pid) FROM unnest('{$pids}'::int[]) AS pid");
+	$node->poll_query_until('postgres', "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid IN ($pids))")
+	  or die "they do not end: $pids";
+	return;
 }
 
 # The processes of tasker of one type (launcher, scheduler, executor).

@@ -113,6 +113,7 @@ echo "from $("$PG_CONFIG" --version) to $("$NEW_CONFIG" --version)"
 $CLUSTER exec rm -rf "$TASKER_DIR/build-new"
 $CLUSTER exec cp -r "$TASKER_SRC" "$TASKER_DIR/build-new"
 check "it builds" $CLUSTER exec bash -c 'cd ../build-new && make -s clean with_llvm=no && make -s -j2 WERROR=1 with_llvm=no PG_CONFIG="$0"' "$NEW_CONFIG"
+[ $failed = 0 ] || exit 1
 # into a tree of the caller's
 make -s -C "$TASKER_DIR/build-new" install with_llvm=no PG_CONFIG="$NEW_CONFIG" >"$TMP/out" 2>&1 || die "$(cat "$TMP/out")"
 
@@ -163,7 +164,7 @@ check "pg_upgrade" $CLUSTER exec bash -c 'cd "$TASKER_DIR" && "$0/pg_upgrade" -b
 printf '%s\n' 'tasker.enabled = off' | $CLUSTER exec tee -a "$TASKER_DIR/new/postgresql.conf" >/dev/null
 check "the new server starts" $CLUSTER exec "$NEW_BIN/pg_ctl" -D "$TASKER_DIR/new" -l "$TASKER_DIR/new.log" -w start
 is "everything is there" "$before" "$(new_sql 'SELECT task_id, step_id, state, attempts, lease FROM tasker.workflow_steps ORDER BY 1, 2')"
-is "by itself it is armed" 'armed|pg_upgrade brought it here' "$(new_sql 'SELECT state, reason FROM tasker.guard()')"
+is "by itself it is armed" 'armed' "$(new_sql 'SELECT state FROM tasker.guard()')"
 new_sql 'ALTER SYSTEM RESET tasker.enabled' >/dev/null
 $CLUSTER exec sed -i '/tasker.enabled/d' "$TASKER_DIR/new/postgresql.conf"
 $CLUSTER exec "$NEW_BIN/pg_ctl" -D "$TASKER_DIR/new" reload >/dev/null
@@ -182,6 +183,6 @@ END \$\$"
 is "each step had its effect once" '6|6' "$(new_sql 'SELECT count(*), count(DISTINCT (task_id, step)) FROM app.effects')"
 is "the idempotency key is known" 't' "$(new_sql "SET SESSION AUTHORIZATION app; SELECT tasker.create_task('flow', idempotency_key => 'k') = 2")"
 is "ids go on" 't' "$(new_sql "SET SESSION AUTHORIZATION app; SELECT tasker.create_task('flow') > 3")"
-is "restarted it is armed still" 'armed|it was armed here' "$($CLUSTER exec "$NEW_BIN/pg_ctl" -D "$TASKER_DIR/new" -l "$TASKER_DIR/new.log" -w restart >/dev/null
-	new_sql 'SELECT state, reason FROM tasker.guard()')"
+is "restarted it is armed still" 'armed' "$($CLUSTER exec "$NEW_BIN/pg_ctl" -D "$TASKER_DIR/new" -l "$TASKER_DIR/new.log" -w restart >/dev/null
+	new_sql 'SELECT state FROM tasker.guard()')"
 exit $failed
