@@ -18,7 +18,7 @@ COMMENT ON FUNCTION tasker.scheduler_pid() IS
 CREATE FUNCTION tasker.tick(now timestamptz DEFAULT NULL, max_timers int DEFAULT 1000) RETURNS int
 	AS 'MODULE_PATHNAME', 'tasker_tick' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION tasker.tick(timestamptz, int) IS
-'One unit of the scheduler''s work, as if it were that time: steps whose time has come become ready, tasks with failed steps are looked at, and with tasker.retention some tasks that ended long ago are removed. Returns how many timers were served. Errors: TK204 negative max_timers, TK500 not an operator. Example: SELECT tasker.tick();';
+'One unit of the scheduler''s work, as if it were that time: steps whose time has come become ready, tasks with failed steps are looked at, and with tasker.retention some tasks that ended long ago are removed. Returns how many timers were served. Errors: TK204 negative max_timers, now out of range, TK500 not an operator. Example: SELECT tasker.tick();';
 
 CREATE FUNCTION tasker.lock_cut_off() RETURNS boolean
 	AS 'MODULE_PATHNAME', 'tasker_lock_cut_off' LANGUAGE C VOLATILE;

@@ -14,6 +14,10 @@
 #include "guard.h"
 #include "miscadmin.h"
 #include "retention.h"
+#include "utils/datetime.h"
+
+/* The year 10000: what comes after it, such as a retry, must be a time as well. */
+#define TOO_LATE		((TimestampTz) (date2j(10000, 1, 1) - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY)
 
 static TaskerQuery take_step_timers = {
 	.sql = "DELETE FROM tasker.timers t USING ("
@@ -175,6 +179,12 @@ tasker_tick(PG_FUNCTION_ARGS)
 				 errmsg("max_timers must not be negative"),
 				 errdetail("It is %d.", limit),
 				 errhint("Leave it out for 1000.")));
+	if (TIMESTAMP_NOT_FINITE(now) || now >= TOO_LATE)
+		ereport(ERROR,
+				(errcode(ERRCODE_TASKER_BAD_ARGUMENT),
+				 errmsg("now is out of range"),
+				 errdetail("It is %s.", timestamptz_to_str(now)),
+				 errhint("Leave it out for the present, or pass a time before the year 10000.")));
 	guard_require_armed();
 	done = tick(now, limit);
 	(void) expire_due(now);

@@ -40,6 +40,7 @@ SELECT age, attempt(format('SELECT tasker.expire(%L, 0)', age)) FROM unnest('{0,
 
 -- numbers of timers
 SELECT attempt('SELECT tasker.tick(max_timers => -1)'), attempt('SELECT tasker.tick(max_timers => 0) = 0');
+SELECT attempt(format('SELECT tasker.tick(%L, 0)', now)) FROM unnest('{infinity,-infinity,294276-12-31 00:00+00,9000-01-01 00:00+00}'::text[]) WITH ORDINALITY AS t (now, n) ORDER BY n;
 
 -- names of functions
 SELECT name, attempt(format('SELECT tasker.set_archive(%L)', name)) FROM unnest(ARRAY['', ' ', '.', 'a.', '"', 'a b', 'a.b.c']) WITH ORDINALITY AS f (name, n) ORDER BY n;
