@@ -47,7 +47,7 @@ endif
 
 PG_CONFIG ?= pg_config
 # The goals that bring a server along must work before there is one.
-ifneq ($(filter-out test test-upgrade chaos conformance test-matrix demo demo-stop bench bench-full,$(or $(MAKECMDGOALS),all)),)
+ifneq ($(filter-out test test-upgrade chaos fuzz conformance test-matrix demo demo-stop bench bench-full,$(or $(MAKECMDGOALS),all)),)
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 endif
@@ -80,6 +80,10 @@ conformance:
 test-matrix:
 	@test/matrix/run
 
+# Random input for everything that can be called, for some minutes: SEED=…, FUZZ=times as much as the test.
+fuzz:
+	@SUITE=property TESTS=fuzz TASKER_SEED=$(or $(SEED),$(shell date +%s)) FUZZ=$(or $(FUZZ),50) TEST_TIMEOUT=7200 test/run
+
 # Suite chaos in its long form: DURATION=seconds of faults, SEED=….
 chaos:
 	@SUITE=chaos DURATION=$(or $(DURATION),600) TEST_TIMEOUT=$$(($(or $(DURATION),600) * 3 + 900)) test/run
@@ -105,4 +109,4 @@ format:
 check-format:
 	@PG_CONFIG=$(PG_CONFIG) test/lib/indent.sh --check src/*.[ch]
 
-.PHONY: test test-upgrade chaos conformance test-matrix demo demo-stop bench bench-full format check-format
+.PHONY: test test-upgrade chaos fuzz conformance test-matrix demo demo-stop bench bench-full format check-format

@@ -45,7 +45,6 @@ missing() {
 				;;
 		esac
 		command -v python3 >/dev/null || want+=(python3)
-		command -v spin >/dev/null || want+=(spin)
 	fi
 }
 
