@@ -82,7 +82,8 @@ test-matrix:
 
 # Random input for everything that can be called, for some minutes: SEED=…, FUZZ=times as much as the test.
 fuzz:
-	@SUITE=property TESTS=fuzz TASKER_SEED=$(or $(SEED),$(shell date +%s)) FUZZ=$(or $(FUZZ),50) TEST_TIMEOUT=7200 test/run
+	@seed=$(or $(SEED),$$(date +%s)); echo "SEED=$$seed"; \
+	SUITE=property TESTS=fuzz TASKER_SEED=$$seed FUZZ=$(or $(FUZZ),50) TEST_TIMEOUT=7200 test/run
 
 # Suite chaos in its long form: DURATION=seconds of faults, SEED=….
 chaos:
