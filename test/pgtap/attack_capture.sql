@@ -114,7 +114,8 @@ SET from_collapse_limit = 1;
 SET join_collapse_limit = 1;
 SET random_page_cost = 1e10;
 SET cpu_tuple_cost = 0;
-SET force_parallel_mode = on;
+-- 16 renamed it
+SELECT set_config(name, 'on', false) FROM pg_settings WHERE name IN ('force_parallel_mode', 'debug_parallel_query') \g /dev/null
 SET parallel_setup_cost = 0;
 SET min_parallel_table_scan_size = 0;
 SET jit = on;
