@@ -46,22 +46,23 @@ class Floor:
             more['round_trips'] = more['transactions'] / steps
         return dict(more, steps=steps, rate=steps / float(seconds or 1), **per_step(before, after, steps))
 
-    def in_database(self, graph, n, batch=500, coalesced=False):
+    def in_database(self, graph, n, batch, coalesced=False):
         self.create(graph, n)
-        return self.run_all(n * len(graph), batch, coalesced)
+        # coalesced, as many roots as fill a batch with what they release
+        return self.run_all(n * len(graph), batch, batch // len(graph) if coalesced else batch // 10, coalesced)
 
-    def in_database_mix(self, graphs, each):
+    def in_database_mix(self, graphs, each, batch):
         """Tasks of several graphs."""
         self.create(graphs[0], 0)
         for i, graph in enumerate(graphs):
             self.add(graph, each, 1 + i * each)
-        return self.run_all(each * sum(map(len, graphs)), 500, False)
+        return self.run_all(each * sum(map(len, graphs)), batch, batch // 10, False)
 
-    def run_all(self, steps, batch, coalesced):
+    def run_all(self, steps, batch, take, coalesced):
         def work():
             with self.cluster.connect('floor') as connection:
                 began = connection.execute('SELECT clock_timestamp()').fetchone()[0]
-                connection.execute('CALL floor.run(%d, %d, %s)' % (batch, steps, coalesced))
+                connection.execute('CALL floor.run(%d, %d, %d, %s)' % (batch, take, steps, coalesced))
                 ended = connection.execute('SELECT clock_timestamp()').fetchone()[0]
             return {'seconds': (ended - began).total_seconds()}
         sample = self.sample(work)

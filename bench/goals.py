@@ -65,10 +65,12 @@ WAYS = ('in-db chain', 'in-db diamond', 'in-db wide')
 GOALS = [
     goal('in the database, no-op, chain, diamond and wide (the worst): share of the set-based floor', at_least(0.5),
          lambda r: worst(*(r.share(g, 'floor, set-based') for g in WAYS)),
-         why='A wide wave is larger than a batch: what does not fit goes through the ready queue, and is '
-             'taken a tenth of a batch at a time.'),
+         why='A wave that is wider than a batch passes through the ready queue; see the columns of row '
+             'writes and buffers.'),
     goal('the same: times pgflow', at_least(100),
-         lambda r: worst(*(over_peers(g, ('pgflow',))(r) for g in WAYS))),
+         lambda r: worst(*(over_peers(g, ('pgflow',))(r) for g in WAYS)),
+         why='pgflow is measured in batches over 8 connections, which its own worker does not do; singly '
+             'it does a tenth of that.'),
     goal('in the database, one commit a step: share of the SPI floor', at_least(0.8),
          lambda r: r.share('in-db single', 'floor, one at a time'),
          why='The floor does 6 statements and a commit a step; tasker also reads the task, the children and '
@@ -79,14 +81,18 @@ GOALS = [
              '(floor, ends only) is 2 more rows, read by key, and is itself slower than half of the loop.'),
     goal('external, 8 connections, batch 10: share of the socket floor', at_least(0.6),
          lambda r: r.share('external 8x10', 'floor'),
-         why='A call runs some 15 statements on the tables, of which each costs 10 to 20 µs to start, and '
-             'writes 3 rows of history and a timer for a step where the floor writes 1 row.'),
-    goal('external, 8 x 10: times pgflow', at_least(10), over_peers('external 8x10', ('pgflow',))),
+         why='A call runs some fifteen statements, each of which costs 10 to 20 µs to start; it reads the '
+             'input and the rights of the caller, checks leases, and writes two rows of history a step '
+             'where the floor writes one.'),
+    goal('external, 8 x 10: times pgflow', at_least(10), over_peers('external 8x10', ('pgflow',)),
+         why='See above: pgflow in batches.'),
     goal('external, 8 x 10: times the best DAG-capable or durable peer', at_least(5), over_peers('external 8x10', DURABLE),
          why='pg-boss 12 has flows, whose children are released by a resolver that is called here without a '
              'pause, which its own timer never does; in batches that comes close.'),
     goal('external, 8 x 100: times the best peer that knows each job, flat jobs included', at_least(1.0),
-         over_peers('external 8x100', DURABLE + FLAT)),
+         over_peers('external 8x100', DURABLE + FLAT),
+         why='These are single jobs, which release nothing; pg-boss and Graphile Worker end a job with one '
+             'row version or one delete, tasker with two versions and two rows of history.'),
     goal('external, 8 x 100: times PgQ, which has no state of a single event', at_least(1.0),
          over_peers('external 8x100', ('pgq',)),
          why='PgQ is a log: a batch of events is read and finished as a whole, with one row for the batch. It '
@@ -95,32 +101,40 @@ GOALS = [
     goal('external, 1 x 1: commits a step', at_most(1.02), lambda r: r.median('external 1x1', 'tasker', 'commits'),
          why='Commits of the scheduler and of the measuring session are counted too.'),
     goal('external, 1 x 1: times the best durable peer', at_least(1.0), over_peers('external 1x1', DURABLE, same=True)),
-    goal('external, 8 x 1: times the best durable peer', at_least(1.0), over_peers('external 8x1', DURABLE, same=True)),
+    goal('external, 8 x 1: times the best durable peer', at_least(1.0), over_peers('external 8x1', DURABLE, same=True),
+         why='Both commit each step, so it is the disk that is measured; see the CPU of a step.'),
     goal('WAL a step in the database, chain of 10', at_most(600),
          lambda r: r.median('counts', 'chain of 10, in the database', 'wal'), 'B'),
     goal('WAL a step, external, chain of 10', at_most(1000),
          lambda r: r.median('counts', 'chain of 10, external', 'wal'), 'B',
-         why='Bytes a step: 2.9 row versions of the step 375, 2.9 rows of history 345, the ready queue 300, '
-             'the lease\'s timer 207, locks of steps 56, tasks 60.'),
+         why='Two versions of the step and two rows of history are 540 B; more is what passes through the '
+             'ready queue.'),
     goal('WAL a step in the database, growth from N = 10 to 1,000 (the worse of chain and join)', at_most(0.1),
          growth('in the database'),
-         why='Chains write less the longer they are. A wave that is wider than a batch passes through the '
-             'ready queue (5.6 instead of 2.3 rows a step).'),
+         why='A wave that is wider than a batch passes through the ready queue.'),
     goal('WAL a step, external, growth from N = 10 to 1,000 (the worse of chain and join)', at_most(0.1), growth('external')),
     goal('row writes a step in the database, chain of 10', at_most(3),
          lambda r: r.median('counts', 'chain of 10, in the database', 'writes')),
     goal('row writes a step, external, chain of 10', at_most(5),
          lambda r: r.median('counts', 'chain of 10, external', 'writes'),
-         why='Three versions of the step (released, claimed, completed), three rows of history, in and out of '
-             'the ready queue, a timer for the lease.'),
+         why='Two versions of the step, two rows of history, the lease\'s end; more is what passes through '
+             'the ready queue.'),
     goal('share of HOT updates of steps, chain of 10 (the worse of both)', at_least(0.85),
          lambda r: worst(*(r.median('counts', 'chain of 10, ' + w, 'hot_share') for w in ('in the database', 'external')))),
-    goal('commit to start in the database, p50', at_most(1), lambda r: r.median('latency', 'in the database', 'p50'), 'ms'),
-    goal('commit to start in the database, p99', at_most(5), lambda r: r.median('latency', 'in the database', 'p99'), 'ms'),
+    goal('commit to start in the database, p50', at_most(1), lambda r: r.median('latency', 'in the database', 'p50'), 'ms',
+         why='The commit\'s flush is in it, and the wait for a processor: see the row without the flush, '
+             'and the load of the machine above.'),
+    goal('commit to start in the database, p99', at_most(5), lambda r: r.median('latency', 'in the database', 'p99'), 'ms',
+         why='The commit\'s flush is in it, and the wait for a processor: see the row without the flush, '
+             'and the load of the machine above.'),
     goal('commit to start, a claim that waits, less a round trip, p50', at_most(1),
-         lambda r: r.difference('latency', 'external, a claim that waits', 'client_p50', 'round_trip_p50'), 'ms'),
+         lambda r: r.difference('latency', 'external, a claim that waits', 'client_p50', 'round_trip_p50'), 'ms',
+         why='The commit\'s flush is in it, and the wait for a processor: see the row without the flush, '
+             'and the load of the machine above.'),
     goal('commit to start, a claim that waits, less a round trip, p99', at_most(5),
-         lambda r: r.difference('latency', 'external, a claim that waits', 'client_p99', 'round_trip_p50'), 'ms'),
+         lambda r: r.difference('latency', 'external, a claim that waits', 'client_p99', 'round_trip_p50'), 'ms',
+         why='The commit\'s flush is in it, and the wait for a processor: see the row without the flush, '
+             'and the load of the machine above.'),
     ready(10, 50), ready(100, 300), ready(1000, 2500), ready(10000, 25000),
     goal('ready_steps, the 20th call over the 2nd of a session (the worst)', at_most(1.1),
          lambda r: worst(*(r.over('ready_steps', row, 'call20', 'call2') for row in r.rows('ready_steps')), low=False)),

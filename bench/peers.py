@@ -72,12 +72,11 @@ class NodePeer(Peer):
 
     def node(self, verb, database, options=None):
         node = os.path.join(self.directory, 'node_modules', '.bin', 'node')
-        process = subprocess.run([node, self.script + '.mjs', verb, json.dumps(options or {})], text=True, timeout=300,
-                                 cwd=self.directory, env=dict(os.environ, PGDATABASE=database),
-                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process, share = pgbench.timed([node, self.script + '.mjs', verb, json.dumps(options or {})], timeout=300,
+                                       cwd=self.directory, env=dict(os.environ, PGDATABASE=database))
         if process.returncode != 0:
             raise RuntimeError('%s %s: %s' % (self.script, verb, process.stderr[-1000:]))
-        return process.stdout
+        return dict(json.loads(process.stdout.splitlines()[-1]), driver_share=share) if verb == 'run' else None
 
     def install(self):
         if self.schema:
@@ -88,7 +87,7 @@ class NodePeer(Peer):
         self.node('create', self.database, options)
 
     def run(self, options, seconds):
-        return json.loads(self.node('run', self.database, options).splitlines()[-1])
+        return self.node('run', self.database, options)
 
 
 class PgFlow(Peer):
@@ -99,7 +98,8 @@ class PgFlow(Peer):
     WORKER = '00000000-0000-0000-0000-000000000001'
     TURN = '''
 SELECT COALESCE(array_agg(msg_id), '{}') AS ids FROM pgmq.read('bench', 60, %d) \\gset
-SELECT COALESCE(array_agg(run_id), '{}') AS r, COALESCE(array_agg(step_slug), '{}') AS s, COALESCE(array_agg(task_index), '{}') AS i
+SELECT COALESCE(array_agg(run_id), '{}') AS r, COALESCE(array_agg(step_slug), '{}') AS s,
+    COALESCE(array_agg(task_index), '{}') AS i
 FROM pgflow.start_tasks('bench', :ids, '%s') \\gset
 SELECT count(*) FROM (SELECT * FROM unnest(:r::uuid[], :s::text[], :i::int[]) AS t (r, s, i) ORDER BY r) AS t,
     LATERAL pgflow.complete_task(t.r, t.s, t.i, '{"ok": true}') AS c;
@@ -126,15 +126,17 @@ SELECT count(*) FROM (SELECT * FROM unnest(:r::uuid[], :s::text[], :i::int[]) AS
         self.psql(self.template, '-c', "SELECT pgflow.create_flow('bench')", *sum((
             ['-c', "SELECT pgflow.add_step('bench', 's%d', ARRAY[%s]::text[])" % (i, "'s%d'" % (i - 1) if i else '')]
             for i in range(10)), []),
-            '-c', "INSERT INTO pgflow.workers (worker_id, queue_name, function_name) VALUES ('%s', 'bench', 'bench')" % self.WORKER)
+            '-c', "INSERT INTO pgflow.workers (worker_id, queue_name, function_name) VALUES ('%s', 'bench', 'bench')"
+            % self.WORKER)
 
     def create(self, options):
-        self.psql(self.database, '-c', "SELECT count(f) FROM (SELECT pgflow.start_flow('bench', '{}') AS f FROM generate_series(1, %d)) AS f"
+        self.psql(self.database, '-c', '''SELECT count(f) FROM (
+            SELECT pgflow.start_flow('bench', '{}') AS f FROM generate_series(1, %d)) AS f'''
                   % max(options['jobs'] * 2 / 10, options['connections'] * options['batch']))
 
     def run(self, options, seconds):
-        done = pgbench.run(self.cluster, self.database, 'postgres', self.TURN % (options['batch'], self.WORKER), options['connections'],
-                           seconds)
+        done = pgbench.run(self.cluster, self.database, 'postgres', self.TURN % (options['batch'], self.WORKER),
+                           options['connections'], seconds)
         steps, took = self.psql(self.database, '-c', '''SELECT count(*), extract(epoch FROM max(completed_at) - min(started_at))
             FROM pgflow.step_tasks WHERE status = 'completed' ''').strip().split('|')
         return dict(done, steps=int(steps), seconds=float(took), round_trips=3 * done['transactions'] / int(steps))
@@ -184,8 +186,7 @@ class TaskerByNode:
 
     def rows(self, size):
         return [('external ' + group, 'tasker, its Node client%s' % label, lambda b=batch, n=n: self.sample(b, n, size))
-                for group, label, batch, n in (('8x1', '', 1, 50), ('8x10', '', 10, 300), ('8x100', ', batches of 100', 100, 700),
-                                               ('8x100', ', batches of 500', 500, 1000)) if batch == 500 or size.full]
+                for group, label, batch, n in self.settings if batch == 500 or size.full]
 
     def sample(self, batch, n, size):
         n *= size.seconds
@@ -193,6 +194,8 @@ class TaskerByNode:
             'jobs': 10 * n, 'connections': 8, 'batch': batch}))
 
     script = 'tasker'
+    settings = (('8x1', '', 1, 50), ('8x10', '', 10, 300), ('8x100', ', batches of 100', 100, 700),
+                ('8x100', ', batches of 500', 500, 1000))
 
 
 NODE_PEERS = (

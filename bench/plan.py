@@ -44,33 +44,35 @@ FULL = Size(rounds=5, seconds=6, scale=4, open_tasks=[1000, 10000, 100000, 10000
             ready_steps=[10, 100, 1000, 10000], finished=1000000, held=180, steps=1000000, full=True)
 
 IN_DATABASE = ['rate', 'cpu', 'wal', 'writes', 'buffers', 'hot_share', 'steps_per_commit']
-EXTERNAL = ['rate', 'round_trips', 'cpu', 'driver_cpu', 'wal', 'writes', 'buffers', 'hot_share']
+EXTERNAL = ['rate', 'round_trips', 'cpu', 'driver_share', 'wal', 'writes', 'buffers', 'hot_share']
 
 
 def in_database(tasker, floor, size):
-    shapes = [('chain', 'chain of 10', workloads.chain(10), 1000), ('diamond', 'diamond 1-8-1', workloads.fan(8), 1000),
-              ('wide', 'wide 1-1000-1', workloads.fan(1000), 10)]
+    many = tasker.batch_size()
+    shapes = [('chain', 'chain of 10', workloads.chain(10), 3000), ('diamond', 'diamond 1-8-1', workloads.fan(8), 3000),
+              ('wide', 'wide 1-1000-1', workloads.fan(1000), 30)]
     if size.full:
         shapes.append(('layered', 'random layers', workloads.layered(20, 20), 50))
     for key, title, graph, n in shapes:
         n *= size.scale
         yield Group('in-db ' + key, 'In the database, no-op handler: %d x %s' % (n, title), [
             ('tasker', lambda g=graph, n=n: tasker.in_database(g, n)),
-            ('floor, set-based', lambda g=graph, n=n: floor.in_database(g, n)),
-            ('floor, ends only', lambda g=graph, n=n: floor.in_database(g, n, coalesced=True)),
+            ('floor, set-based', lambda g=graph, n=n: floor.in_database(g, n, many)),
+            ('floor, ends only', lambda g=graph, n=n: floor.in_database(g, n, many, coalesced=True)),
         ], IN_DATABASE, 'tasker')
 
     graph, n = workloads.chain(10), 100 * size.scale
     yield Group('in-db single', 'In the database, one commit a step: %d x chain of 10' % n, [
-        ('tasker, batch_size 1', lambda: tasker.in_database(graph, n, batch=1)),
-        ('floor, one at a time', lambda: floor.in_database(graph, n, batch=1)),
+        ('tasker, batch_size 1', lambda n=n: tasker.in_database(graph, n, batch=1)),
+        ('floor, one at a time', lambda n=n: floor.in_database(graph, n, batch=1)),
     ], IN_DATABASE, 'tasker, batch_size 1')
 
-    yield Group('in-db insert', 'In the database, a handler that inserts a row: %d x chain of 10' % (n * 10), [
-        ('tasker', lambda: tasker.in_database(graph, n * 10, function='bench.insert')),
-        ('INSERT in a PL/pgSQL loop', lambda: tasker.insert_loop(n * 100, 25)),
-        ('the handler in a PL/pgSQL loop', lambda: tasker.insert_loop(n * 100, 25, call=True)),
-        ('floor, ends only', lambda: floor.in_database(graph, n * 10, coalesced=True)),
+    n *= 30
+    yield Group('in-db insert', 'In the database, a handler that inserts a row: %d x chain of 10' % n, [
+        ('tasker', lambda: tasker.in_database(graph, n, function='bench.insert')),
+        ('INSERT in a PL/pgSQL loop', lambda: tasker.insert_loop(10 * n, 10 * n // many)),
+        ('the handler in a PL/pgSQL loop', lambda: tasker.insert_loop(10 * n, 10 * n // many, call=True)),
+        ('floor, ends only', lambda: floor.in_database(graph, n, many, coalesced=True)),
     ], ['rate', 'cpu', 'wal', 'steps_per_commit'], 'tasker')
 
     directory = os.environ.get('TASKER_WFINSTANCES', os.path.join(CHECKOUT, '..', 'shared', 'wfinstances'))
@@ -79,7 +81,7 @@ def in_database(tasker, floor, size):
         graphs = [g for _, g in real]
         yield Group('in-db real', 'In the database: %d real workflows, 10 tasks of each' % len(real), [
             ('tasker', lambda: tasker.in_database_mix(graphs, 10)),
-            ('floor, set-based', lambda: floor.in_database_mix(graphs, 10)),
+            ('floor, set-based', lambda: floor.in_database_mix(graphs, 10, many)),
         ], IN_DATABASE, 'tasker')
 
 
@@ -87,7 +89,7 @@ def external(tasker, floor, peers, size):
     graph = workloads.chain(10)
     for connections, batch in ((1, 1), (8, 1), (8, 10), (8, 100)):
         # More than can be done in the time, but not much more.
-        n = int((1500, 2500, 6000, 12000)[(1, 8, 80, 800).index(connections * batch)] / 10 * max(size.seconds, 1) * 4)
+        n = int((2500, 4000, 12000, 16000)[(1, 8, 80, 800).index(connections * batch)] / 10 * max(size.seconds, 1) * 4)
         rows = [('tasker', lambda n=n, c=connections, b=batch: tasker.external(graph, n, c, b, size.seconds)),
                 ('floor', lambda n=n, c=connections, b=batch: floor.external(graph, n, c, b, size.seconds))]
         key = 'external %dx%d' % (connections, batch)
@@ -95,6 +97,11 @@ def external(tasker, floor, peers, size):
         yield Group(key,
                     'External workers, chain of 10: %d connection%s, batch %d' % (
                         connections, 's' if connections > 1 else '', batch), rows, EXTERNAL, 'tasker')
+    for name, graph in (('diamond 1-8-1', workloads.fan(8)), ('wide 1-1000-1', workloads.fan(1000))) if size.full else ():
+        n = int(8000 / len(graph) * size.seconds * 2) + 1
+        yield Group('external %s' % name.split()[0], 'External workers, %s: 8 connections, batch 10' % name, [
+            ('tasker', lambda g=graph, n=n: tasker.external(g, n, 8, 10, size.seconds)),
+            ('floor', lambda g=graph, n=n: floor.external(g, n, 8, 10, size.seconds))], EXTERNAL, 'tasker')
 
 
 def counts(tasker, size):
@@ -143,7 +150,8 @@ def over_time(tasker, size):
     yield Group('phases', 'As time goes by, chain of 10, autovacuum on: clean; with %s finished tasks behind; at the end of '
                 '%d s under a held snapshot; within 30 s after it' % ('{:,}'.format(size.finished), size.held), rows,
                 ['rate', 'share', 'cpu'], rounds=1, long=True)
-    yield Group('size', 'Size of all tables and indexes, MB, after %s steps and three times as many' % '{:,}'.format(size.steps), [
+    yield Group('size', 'Size of all tables and indexes, MB, after %s steps and three times as many'
+                % '{:,}'.format(size.steps), [
         ('nothing is removed', lambda: phases.size(tasker, size.steps)),
         ('tasker.retention = 5 s', lambda: phases.size(tasker, size.steps, '5 s'))],
         ['size', 'indexes', 'size3', 'growth'], rounds=1, long=True)

@@ -10,12 +10,13 @@ import statistics
 from goals import GOALS
 
 HEADINGS = {
-    'rate': 'steps/s', 'cpu': 'server CPU µs', 'driver_cpu': 'driver CPU µs/call', 'wal': 'WAL B', 'writes': 'row writes',
-    'buffers': 'buffers', 'hot_share': 'HOT', 'steps_per_commit': 'steps/commit', 'round_trips': 'round trips',
+    'rate': 'steps/s', 'cpu': 'server CPU µs', 'driver_share': 'driver, of a processor', 'wal': 'WAL B',
+    'writes': 'row writes', 'buffers': 'buffers', 'hot_share': 'HOT', 'steps_per_commit': 'steps/commit', 'round_trips': 'round trips',
     'inserts': 'inserts', 'updates': 'updates', 'deletes': 'deletes', 'p50': 'p50', 'p99': 'p99', 'client_p50': 'client p50',
     'client_p99': 'client p99', 'round_trip_p50': 'round trip p50', 'round_trip_p99': 'round trip p99', 'call1': '1st call',
     'call2': '2nd call', 'call20': '20th call', 'ready': 'ready steps', 'us': 'µs', 'first_buffers': 'first 10',
-    'last_buffers': 'last 10', 'share': 'of clean', 'size': 'MB', 'size3': 'MB after 3 ×', 'indexes': 'of it indexes', 'growth': 'growth',
+    'last_buffers': 'last 10', 'share': 'of clean', 'size': 'MB', 'size3': 'MB after 3 ×', 'indexes': 'of it indexes',
+    'growth': 'growth',
 }
 
 
@@ -71,7 +72,8 @@ class Results:
 
     def best_rate(self, names, groups):
         """The best median of the rows whose names begin so, in one group or (its key ends in a blank) in several."""
-        rates = [self.median(g, row, 'rate') for g in self.samples if g == groups or g.startswith(groups) and groups.endswith(' ')
+        rates = [self.median(g, row, 'rate') for g in self.samples
+                 if g == groups or groups.endswith(' ') and g.startswith(groups)
                  for row in self.rows(g) if row.lower().startswith(tuple(names))]
         rates = [r for r in rates if r]
         return max(rates) if rates else None

@@ -4,6 +4,7 @@
   --full           everything, and more of it: about an hour
   --only WORDS     only the groups whose keys contain one of the words
   --rounds N       so many rounds
+  --budget S       no further round begins that would end after so many seconds
   --no-peers       only tasker and the floor
   --keep           leave the cluster, and use it again (TASKER_CLUSTER=bench test/lib/cluster.sh psql)
   --output DIR     where report.md, chart.svg and results.json go; .work/bench
@@ -35,6 +36,7 @@ def arguments():
     parser.add_argument('--full', action='store_true')
     parser.add_argument('--only', nargs='+', default=[])
     parser.add_argument('--rounds', type=int)
+    parser.add_argument('--budget', type=float)
     parser.add_argument('--no-peers', action='store_true')
     parser.add_argument('--keep', action='store_true')
     parser.add_argument('--publish', action='store_true')
@@ -59,9 +61,13 @@ def facts(cluster, began):
     }
 
 
-def run_rounds(groups, rounds):
+def run_rounds(groups, rounds, end):
     samples, errors = {g.key: {name: [] for name, _ in g.rows} for g in groups}, []
+    took = 0
     for number in range(rounds):
+        round_began = time.time()
+        if round_began + took > end:
+            break
         for group in groups:
             if number >= (group.rounds or rounds):
                 continue
@@ -74,11 +80,13 @@ def run_rounds(groups, rounds):
                     samples[group.key][name].append(sample)
                     shown = report.number(sample.get(group.columns[0]))
                 except Exception as error:      # the others are worth having
+                    samples[group.key][name].append({})
                     errors.append(('%s, %s' % (group.key, name), ' '.join(str(error).split())[:300]))
                     shown = 'FAILED: %s' % error
                     traceback.print_exc()
                 print('round %d  %-22s %-44s %12s   (%.1f s)' % (number + 1, group.key, name, shown, time.time() - began),
                       flush=True)
+        took = time.time() - round_began
     return samples, errors
 
 
@@ -92,7 +100,8 @@ def main():
         found, absent = ([], []) if args.no_peers else peers.find(cluster, tasker)
         groups = [g for g in plan.groups(cluster, tasker, floor, found, size)
                   if (any(word in g.key for word in args.only) if args.only else args.full or not g.long)]
-        samples, errors = run_rounds(groups, args.rounds or size.rounds)
+        samples, errors = run_rounds(groups, args.rounds or size.rounds,
+                                     began + args.budget if args.budget else float('inf'))
         results = report.Results(groups, samples)
         text = report.write(args.output, results, facts(cluster, load), absent, errors)
         with open(os.path.join(args.output, 'results.json'), 'w') as file:

@@ -36,6 +36,10 @@ class Tasker:
         self.user = cluster.connect('tasker', 'bench')
         self.user.execute(SETUP)
 
+    def batch_size(self):
+        """The setting that tasker comes with."""
+        return int(self.admin.execute("SELECT boot_val FROM pg_settings WHERE name = 'tasker.batch_size'").fetchone()[0])
+
     def reset(self):
         """An extension without a past, and its workers stopped."""
         if self.admin.execute("SELECT 1 FROM pg_extension WHERE extname = 'tasker'").fetchone():
@@ -93,7 +97,7 @@ class Tasker:
         return float(self.admin.execute('''SELECT n_tup_hot_upd / greatest(n_tup_upd, 1)::float FROM pg_stat_all_tables
             WHERE relid = 'tasker.workflow_steps'::regclass''').fetchone()[0])
 
-    def in_database(self, graph, n, batch=500, function='bench.noop'):
+    def in_database(self, graph, n, batch=None, function='bench.noop'):
         self.cluster.set(tasker__batch_size=batch)
         self.reset()
         self.define(graph, {'function': function})
@@ -102,7 +106,7 @@ class Tasker:
 
     def in_database_mix(self, graphs, each):
         """Tasks of several graphs."""
-        self.cluster.set(tasker__batch_size=500)
+        self.cluster.set(tasker__batch_size=None)
         self.reset()
         for i, graph in enumerate(graphs):
             self.define(graph, {'function': 'bench.noop'}, 'graph%d' % i)
@@ -130,8 +134,8 @@ class Tasker:
         self.define(workloads.chain(10), {'queue': 'bench'})
         self.create(n)
         before = self.counters()
-        done = json.loads(work())
-        return dict(per_step(before, self.counters(), done['steps']), rate=done['steps'] / done['seconds'],
+        done = work()
+        return dict(done, **per_step(before, self.counters(), done['steps']), rate=done['steps'] / done['seconds'],
                     hot_share=self.hot_share())
 
     def insert_loop(self, steps, commits, call=False):

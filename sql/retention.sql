@@ -6,7 +6,7 @@ COMMENT ON FUNCTION tasker.expire(interval, int) IS
 Errors: TK204 no age, a negative one, or the isolation level, TK500 not an admin. Example: SELECT tasker.expire(''30 days'');';
 
 CREATE FUNCTION tasker.task_document(task_id bigint) RETURNS jsonb
-	AS 'MODULE_PATHNAME', 'tasker_task_document' LANGUAGE C VOLATILE STRICT;
+	AS 'MODULE_PATHNAME', 'tasker_task_document' LANGUAGE C STABLE STRICT;
 COMMENT ON FUNCTION tasker.task_document(bigint) IS
 'All there is of a task: {"task": {...}, "steps": [{...}], "edges": [[from_step_id, to_step_id]], "history": [{...}]}, with the columns of the tables and views as keys. Errors: TK200 unknown task. Example: SELECT tasker.task_document(42);';
 

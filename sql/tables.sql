@@ -280,6 +280,17 @@ COMMENT ON COLUMN tasker.workflow_step_transitions.executor IS 'Process id of th
 COMMENT ON COLUMN tasker.workflow_step_transitions.started_at IS 'When the attempt that ended here began.';
 COMMENT ON COLUMN tasker.workflow_step_transitions.metadata IS 'The error of a failed attempt; who asked for it and why, for an operator''s change.';
 
+-- Rows are moved from leaf to leaf: with somebody's publication of all tables that
+-- needs a way to say which row it was.
+ALTER TABLE tasker.task_transitions_0 REPLICA IDENTITY FULL;
+ALTER TABLE tasker.task_transitions_1 REPLICA IDENTITY FULL;
+ALTER TABLE tasker.task_transitions_2 REPLICA IDENTITY FULL;
+ALTER TABLE tasker.task_transitions_3 REPLICA IDENTITY FULL;
+ALTER TABLE tasker.workflow_step_transitions_0 REPLICA IDENTITY FULL;
+ALTER TABLE tasker.workflow_step_transitions_1 REPLICA IDENTITY FULL;
+ALTER TABLE tasker.workflow_step_transitions_2 REPLICA IDENTITY FULL;
+ALTER TABLE tasker.workflow_step_transitions_3 REPLICA IDENTITY FULL;
+
 CREATE TABLE tasker.history_ring (
 	one boolean PRIMARY KEY DEFAULT true CHECK (one),
 	slot smallint NOT NULL,

@@ -69,9 +69,13 @@ static TaskerQuery whole_document = {
 	"WHERE t.task_id = $1",
 	.args = {INT8OID},
 	.columns = {JSONBOID},
+	.read_only = true,
 };
 
-/* The task's document, in the caller's memory context; NULL if there is no such task. */
+/*
+ * The task's document, by the active snapshot, in the caller's memory context;
+ * NULL if there is no such task.
+ */
 static Jsonb *
 document_of(int64 task_id)
 {
@@ -153,14 +157,12 @@ call_function(Oid function, Jsonb *document)
 	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
 	begin_timeout(ARCHIVE_LIMIT_MS);
-	PushActiveSnapshot(GetTransactionSnapshot());
 	/* it may return null, as an SQL function that returns void does */
 	fmgr_info(function, &flinfo);
 	InitFunctionCallInfoData(*call, &flinfo, 1, InvalidOid, NULL, NULL);
 	call->args[0].value = JsonbPGetDatum(document);
 	call->args[0].isnull = false;
 	(void) FunctionCallInvoke(call);
-	PopActiveSnapshot();
 	CommandCounterIncrement();
 	end_timeout(ARCHIVE_LIMIT_MS);
 	AtEOXact_GUC(false, guc_level);
@@ -190,11 +192,14 @@ archive_task(Oid function, int64 task_id)
 	BeginInternalSubTransaction(NULL);
 	PG_TRY();
 	{
-		/* in the subtransaction's memory */
-		Jsonb	   *document = document_of(task_id);
+		Jsonb	   *document;
 
+		PushActiveSnapshot(GetTransactionSnapshot());
+		/* in the subtransaction's memory */
+		document = document_of(task_id);
 		if (document != NULL)
 			call_function(function, document);
+		PopActiveSnapshot();
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();

@@ -285,7 +285,8 @@ find_ended(Piece *piece, HistoryRing *ring)
 		else if (!open_leaf(piece, ring))
 			return;
 	}
-	piece->walked = memcmp(&begun, &piece->position, sizeof(begun)) != 0;
+	piece->walked = piece->position.filenode != begun.filenode ||
+		piece->position.block != begun.block || piece->position.line != begun.line;
 }
 
 /* ------------------------------------------------------------ what can go */

@@ -15,6 +15,8 @@
 
 /* While there is work the scheduler rests so many times as long as it works. */
 #define GENTLE			4
+/* The longest that it waits between two looks. */
+#define LONGEST_PAUSE	(1 * USECS_PER_MINUTE)
 
 /* What ended until then is to go. */
 static TimestampTz
@@ -27,7 +29,7 @@ too_old(TimestampTz now)
 static int64
 pause_of(int part)
 {
-	return Min(Max(tasker_retention / part, 1), SECS_PER_MINUTE) * USECS_PER_SEC;
+	return Min(Max(tasker_retention / part, 1) * USECS_PER_SEC, LONGEST_PAUSE);
 }
 
 /* One piece, if tasker.retention is set. Returns whether there is more to do at once. */
@@ -66,7 +68,7 @@ retention_turn(void)
 		return DT_NOEND;
 	if (now < due)
 		return due;
-	due = now + pause_of(1);	/* should this fail */
+	due = now + LONGEST_PAUSE;	/* should this fail */
 	process_begin_transaction();
 	expired = expire_some(now, too_old(now), INT_MAX);
 	process_commit();

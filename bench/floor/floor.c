@@ -4,10 +4,10 @@
  *	  steps, of releasing their children, and of one row of history each. No
  *	  handler, no input, no check, no owner, no timer.
  *
- * CALL floor.run(batch, steps, coalesced) works off what is ready, a transaction a
- * batch, as an executor in the database would that had nothing else to do. Each
- * wave of up to a tenth of a batch is taken, completed, recorded, and releases
- * its children, set by set. Coalesced, what a wave releases is run without being
+ * CALL floor.run(batch, take, steps, coalesced) works off what is ready, a
+ * transaction a batch, as an executor in the database would that had nothing
+ * else to do. So many steps at a time are taken, completed, recorded, and release
+ * their children, set by set. Coalesced, what they release is run without being
  * written as ready, and the ends of all steps of a batch are written at once:
  * the fewest row changes there can be. With batch 1 it is one step at a time.
  *
@@ -242,7 +242,7 @@ append(Steps *to, int *space, Steps from)
 }
 
 static int
-run_coalesced(int batch)
+run_coalesced(int batch, int take)
 {
 	HTAB	   *seen = new_children();
 	Steps		done = {NULL, 0};
@@ -252,7 +252,7 @@ run_coalesced(int batch)
 	while (done.length < batch)
 	{
 		if (wave.length == 0)
-			wave = take_ready(Min(Max(batch / 10, 1), batch - done.length));
+			wave = take_ready(Min(take, batch - done.length));
 		if (wave.length == 0)
 			break;
 		for (int i = 0; i < wave.length; i++)
@@ -271,14 +271,14 @@ run_coalesced(int batch)
 }
 
 static int
-run_waves(int batch)
+run_waves(int batch, int take)
 {
 	int			done = 0;
 
 	while (done < batch)
 	{
 		HTAB	   *seen = new_children();
-		Steps		wave = take_ready(Min(Max(batch / 10, 1), batch - done));
+		Steps		wave = take_ready(Min(take, batch - done));
 
 		if (wave.length == 0)
 			break;
@@ -291,13 +291,14 @@ run_waves(int batch)
 
 PG_FUNCTION_INFO_V1(floor_run);
 
-/* run(batch, steps, coalesced): until so many are done, or none is ready */
+/* run(batch, take, steps, coalesced): until so many are done, or none is ready */
 Datum
 floor_run(PG_FUNCTION_ARGS)
 {
 	int			batch = PG_GETARG_INT32(0);
-	int			left = PG_GETARG_INT32(1);
-	bool		coalesced = PG_GETARG_BOOL(2);
+	int			take = Max(PG_GETARG_INT32(1), 1);
+	int			left = PG_GETARG_INT32(2);
+	bool		coalesced = PG_GETARG_BOOL(3);
 	MemoryContext context;
 
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
@@ -305,7 +306,7 @@ floor_run(PG_FUNCTION_ARGS)
 	while (left > 0)
 	{
 		MemoryContext old = MemoryContextSwitchTo(context);
-		int			n = coalesced ? run_coalesced(Min(batch, left)) : run_waves(Min(batch, left));
+		int			n = coalesced ? run_coalesced(Min(batch, left), take) : run_waves(Min(batch, left), take);
 
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(context);

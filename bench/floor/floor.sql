@@ -29,7 +29,7 @@ CREATE TABLE floor.history (
 	state smallint NOT NULL
 );
 
-CREATE PROCEDURE floor.run(batch int, steps int, coalesced boolean) AS 'bench_floor', 'floor_run' LANGUAGE C;
+CREATE PROCEDURE floor.run(batch int, take int, steps int, coalesced boolean) AS 'bench_floor', 'floor_run' LANGUAGE C;
 CREATE FUNCTION floor.turn(tasks bigint[], steps int[], n int, OUT task_id bigint, OUT step_id int)
 	RETURNS SETOF record AS 'bench_floor', 'floor_turn' LANGUAGE C STRICT;
 

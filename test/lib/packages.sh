@@ -45,6 +45,7 @@ missing() {
 				;;
 		esac
 		command -v python3 >/dev/null || want+=(python3)
+		command -v spin >/dev/null || want+=(spin)
 	fi
 }
 

@@ -136,7 +136,7 @@ SELECT set_has($$SELECT t.tgrelid::regclass::text FROM pg_trigger t WHERE NOT t.
 -- ----------------------------------------------------------------------- keys
 SELECT pg_temp.none((SELECT array_agg(m.name ORDER BY m.name) FROM member m
 	WHERE m.kind = 'table' AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = m.objid AND i.indisprimary)
-	-- only appended to, and truncated leaf by leaf
+	-- appended to, moved from leaf to leaf (replica identity full), and truncated leaf by leaf
 	AND m.name !~ '(task|workflow_step)_transitions(_\d+)?$'),
 	'a table whose rows are changed or deleted has a primary key');
 -- Everything of a task is found by its id; the claim's table begins with the lane.

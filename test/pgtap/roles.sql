@@ -58,7 +58,7 @@ SELECT isnt(:a, :b, 'an idempotency key is its owner''s: no other role learns th
 SELECT roles.as_role('roles Ann', $$SELECT tasker.create_task('theirs', start_at => now() + interval '1 year')$$) AS later \gset
 SELECT roles.as_role(r, format('SELECT tasker.resolve_step(%s, 1, jsonb_build_object(''secret'', repeat(''x'', 1000)))', t))
 FROM (VALUES ('roles Ann', :a), ('roles_bob', :b)) v (r, t) \g /dev/null
-INSERT INTO tasker.overdue_tasks VALUES (:a, now(), 1, now() + interval '1 year'), (:b, now(), 1, now() + interval '1 year');
+INSERT INTO tasker.overdue_tasks VALUES (:a, now(), 1, now() + interval '1 year', '{"message": "of Ann"}'), (:b, now(), 1, now() + interval '1 year', '{"message": "of Bob"}');
 UPDATE tasker.workflow_steps SET state = 'in_progress' WHERE task_id IN (:a, :b) AND step_id = 2;
 UPDATE tasker.workflow_steps SET state = 'error', last_error = '{"message": "secret"}' WHERE task_id IN (:a, :b) AND step_id = 2;
 
@@ -154,7 +154,10 @@ SELECT is(roles.try('roles_worker', s), 'TK500', 'a worker can not: ' || s) FROM
 	$$SELECT tasker.define_task('v', '{"steps": [{"name": "a", "queue": "q"}]}')$$, $$SELECT tasker.create_task('theirs')$$,
 	$$SELECT tasker.start()$$, $$SELECT tasker.stop()$$, $$SELECT tasker.tick()$$]) s;
 SELECT is(roles.try(r, s), 'TK500', format('%s can not: %s', r, s)) FROM unnest('{roles Ann,roles_operator}'::name[]) r,
-	unnest(ARRAY['SELECT tasker.start()', 'SELECT tasker.stop()', 'SELECT tasker.installed()']) s ORDER BY r, s;
+	unnest(ARRAY['SELECT tasker.start()', 'SELECT tasker.stop()', 'SELECT tasker.installed()', 'SELECT tasker.expire(''1 day'')']) s ORDER BY r, s;
+SELECT is(roles.try(r, 'SELECT tasker.set_archive(NULL)'), 'TK500', r || ' can not choose who gets everybody''s tasks')
+FROM unnest('{roles Ann,roles_viewer,roles_worker,roles_operator,roles_admin}'::name[]) r;
+SELECT is(roles.try('roles_admin', 'SELECT tasker.expire(''1 day'')'), '0', 'an admin removes old tasks');
 SELECT is(roles.try('roles Ann', 'SELECT tasker.tick()'), 'TK500', 'a submitter does not do the scheduler''s work');
 SELECT unalike(roles.try(r, 'SELECT tasker.tick()'), 'TK%', r || ' may') FROM unnest('{roles_operator,roles_admin}'::name[]) r;
 

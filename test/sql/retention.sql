@@ -187,7 +187,12 @@ BEGIN
 		CALL test.expire_all('4 days');
 	END LOOP;
 END $$;
+-- with everything published, whatever has to be said of it
+SET client_min_messages = error;
+CREATE PUBLICATION everything FOR ALL TABLES;
+SET client_min_messages = warning;
 CALL test.days('2025-03-01', 40);
+DROP PUBLICATION everything;
 SELECT n, state, count(*), sum(history) FROM test.tasks GROUP BY n, state ORDER BY n;
 SELECT state, from_state, to_state, count(*), min(created_at) AT TIME ZONE 'UTC', max(created_at) AT TIME ZONE 'UTC'
 FROM tasker.task_history h JOIN test.tasks t USING (task_id) WHERE n = 'in progress' GROUP BY 1, 2, 3 ORDER BY 2, 3;

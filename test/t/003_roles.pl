@@ -180,10 +180,10 @@ foreach my $executor ('none', 'idle')
 		my $role = "${how}_$executor";
 		setup($role);
 		# What is waiting must outlast the role, its functions and its rights.
-		my $at = "start_at => clock_timestamp() + '700 ms'";
+		my $at = "start_at => clock_timestamp() + '1500 ms'";
 		$node->safe_psql('postgres', 'SELECT tasker.stop()') if $executor eq 'none';
-		my @tasks = map { as_role($node, 'postgres', $role, "SELECT tasker.create_task('whoami_$role', $at)") } 1 .. 3;
 		like(outcome(create($role, 'effect')), qr/^complete/, "$role: worked before") if $executor eq 'idle';
+		my @tasks = split /\n/, as_role($node, 'postgres', $role, "SELECT tasker.create_task('whoami_$role', $at) FROM generate_series(1, 3)");
 		(my $do = $sql) =~ s/%s/$role/g;
 		$node->safe_psql('postgres', $do);
 		$node->safe_psql('postgres', 'SELECT tasker.start()') if $executor eq 'none';
