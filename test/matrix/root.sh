@@ -15,7 +15,7 @@ cmp -s "$self" "$root/.made-by" && exit
 die() { echo "root.sh: $*" >&2; exit 1; }
 
 PACKAGES="bash coreutils diffutils findutils gawk grep procps sed tar tzdata util-linux libc-bin
-	gcc libc6-dev make perl python3 libipc-run-perl postgresql-$major postgresql-$major-pgtap"
+	gcc libc6-dev make perl python3 spin libipc-run-perl postgresql-$major postgresql-$major-pgtap"
 # Without its dependencies: clang and LLVM are of no use here.
 HEADERS=postgresql-server-dev-$major
 

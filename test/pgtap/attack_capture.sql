@@ -4,6 +4,10 @@
 -- and changes every setting that it may. Then it uses all of tasker. None of
 -- its code may be called by tasker, least of all as tasker's owner.
 \ir ../lib/attack.sql
+-- 16 renamed it
+\o
+SELECT name AS parallel FROM pg_settings WHERE name IN ('force_parallel_mode', 'debug_parallel_query') \gset
+\o /dev/null
 CREATE TABLE attack.captured (what text, who name DEFAULT current_user);
 GRANT INSERT ON attack.captured TO PUBLIC;
 -- as it was up to PostgreSQL 14
@@ -114,7 +118,7 @@ SET from_collapse_limit = 1;
 SET join_collapse_limit = 1;
 SET random_page_cost = 1e10;
 SET cpu_tuple_cost = 0;
-SET force_parallel_mode = on;
+SET :parallel = on;
 SET parallel_setup_cost = 0;
 SET min_parallel_table_scan_size = 0;
 SET jit = on;
