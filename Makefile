@@ -96,7 +96,7 @@ demo:
 demo-stop:
 	@examples/demo.sh stop
 
-# A throwaway cluster in which everything is measured; the report is in .work/bench.
+# A throwaway cluster in which everything is measured; the report is in .work/benchmark.
 bench:
 	@bench/bench.sh --budget 280
 

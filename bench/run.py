@@ -7,7 +7,7 @@
   --budget S       no further round begins that would end after so many seconds
   --no-peers       only tasker and the floor
   --keep           leave the cluster, and use it again (TASKER_CLUSTER=bench test/lib/cluster.sh psql)
-  --output DIR     where report.md, chart.svg and results.json go; .work/bench
+  --output DIR     where report.md, chart.svg and results.json go; .work/benchmark
   --publish        puts the report into docs/performance.md as well, as its last run
 
 It starts a throwaway cluster, runs every row of every group of plan.py in turn,
@@ -40,7 +40,7 @@ def arguments():
     parser.add_argument('--no-peers', action='store_true')
     parser.add_argument('--keep', action='store_true')
     parser.add_argument('--publish', action='store_true')
-    parser.add_argument('--output', default=os.path.join(CHECKOUT, '.work', 'bench'))
+    parser.add_argument('--output', default=os.path.join(CHECKOUT, '.work', 'benchmark'))
     return parser.parse_args()
 
 
