@@ -275,7 +275,7 @@ take_steps(Batch *batch, int limit, bool lock)
 {
 	TaskerQuery *take = lock ? &take_locked : &take_optimistic;
 	int			lane = batch->runner->lane;
-	LaneLook	look = look_at_lane(lane);
+	LaneLook	look = look_at_lane(lane, 0);
 	Datum		values[5] = {Int32GetDatum(lane), Int32GetDatum(limit), Int32GetDatum(look.from.rank),
 	Int64GetDatum(look.from.task_id), Int32GetDatum(look.from.step_id)};
 	LaneKey		last = lane_end;

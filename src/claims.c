@@ -24,9 +24,9 @@
 #define LOOK_AGAIN_MS	100
 
 static TaskerQuery find_lanes = {
-	.sql = "SELECT queue_id, paused_at IS NOT NULL FROM tasker.queues WHERE name = ANY ($1)",
+	.sql = "SELECT queue_id, paused_at IS NOT NULL, name FROM tasker.queues WHERE name = ANY ($1)",
 	.args = {TEXTARRAYOID},
-	.columns = {INT4OID, BOOLOID},
+	.columns = {INT4OID, BOOLOID, TEXTOID},
 };
 
 /* ------------------------------------------------------------------ arguments */
@@ -82,22 +82,19 @@ read_claim(FunctionCallInfo fcinfo, int arg, Claim *claim)
 				 errmsg("a lease must not be empty"),
 				 errdetail("It is 0 seconds."),
 				 errhint("Leave it out for the usual one.")));
-	claim->held = (HeldBack)
-	{
-		0
-	};
-	task_changes_init(&claim->held.tasks);
+	held_back_init(&claim->held);
 	claim->wait_ms = (long) Min(seconds_argument(fcinfo, arg + 4, "a wait", 0) * 1000.0, MAX_WAIT_MS);
 }
 
-/* Whose steps the caller may have: an owner, or everybody's. */
-char
-scope(Datum *owner)
+/* Whose steps the caller may have. Inside a section. */
+Scope
+caller_scope(void)
 {
+	Scope		scope = {(Datum) 0, 'n'};
 	Oid			caller = tasker_caller();
 
 	if (may_work_for_all(caller))
-		return 'n';
+		return scope;
 	if (access_level(caller) < ACCESS_SUBMITTER)
 		ereport(ERROR,
 				(errcode(ERRCODE_TASKER_ACCESS),
@@ -105,8 +102,9 @@ scope(Datum *owner)
 				 errdetail("Role \"%s\" has neither level worker nor level submitter.",
 						   GetUserNameFromId(caller, false)),
 				 errhint("A superuser can give it: SELECT tasker.grant_access('…', 'worker').")));
-	*owner = Int32GetDatum(owner_id_for(caller));
-	return ' ';
+	scope.owner = Int32GetDatum(owner_id_for(caller));
+	scope.no_owner = ' ';
+	return scope;
 }
 
 /* ------------------------------------------------------------------- claiming */
@@ -173,6 +171,7 @@ look_up_queues(Claim *claim)
 
 	datum_list_init(&lanes, INT4OID);
 	claim->nqueues = (int) n;
+	claim->lane = palloc(Max(n, 1) * sizeof(ClaimLane));
 	for (uint64 row = 0; row < n; row++)
 	{
 		Datum		queue_id = tasker_value_notnull(row, 1);
@@ -180,12 +179,15 @@ look_up_queues(Claim *claim)
 		if (row < TASKER_WAITER_LANES)
 			claim->queue_ids[row] = DatumGetInt32(queue_id);
 		if (!DatumGetBool(tasker_value_notnull(row, 2)))
+		{
+			claim->lane[lanes.length].queue_id = DatumGetInt32(queue_id);
+			claim->lane[lanes.length].name = TextDatumGetCString(tasker_value_notnull(row, 3));
 			datum_list_add(&lanes, queue_id);
+		}
 		queue_served(DatumGetInt32(queue_id));
 	}
 	claim->lanes = datum_list_array(&lanes);
 	claim->nlanes = lanes.length;
-	claim->first_lane = lanes.length == 0 ? 0 : DatumGetInt32(lanes.values[0]);
 }
 
 /* Claim until there is something, or the time is over. */
@@ -213,18 +215,13 @@ claim_or_wait(FunctionCallInfo fcinfo, Claim *claim, int first)
 }
 
 /*
- * Claim, and wait for work if there is none. first is the first column that the
+ * Claim, and wait for work if there is none. The claim's scope is set. first is the first column that the
  * function returns: 0 with the outcome, 1 without.
  */
 void
 claim_and_wait(FunctionCallInfo fcinfo, Claim *claim, int first)
 {
-	TaskerSection section;
-
 	guard_require_enabled();
-	tasker_enter(&section);
-	claim->owner = (Datum) 0;
-	claim->no_owner = scope(&claim->owner);
 	look_up_queues(claim);
 	if (claim->wait_ms == 0)
 		(void) claim_once(fcinfo, claim, first);
@@ -242,7 +239,6 @@ claim_and_wait(FunctionCallInfo fcinfo, Claim *claim, int first)
 		PG_END_TRY();
 		end_waiting();
 	}
-	tasker_leave(&section);
 }
 
 PG_FUNCTION_INFO_V1(tasker_claim_steps);
@@ -251,10 +247,14 @@ PG_FUNCTION_INFO_V1(tasker_claim_steps);
 Datum
 tasker_claim_steps(PG_FUNCTION_ARGS)
 {
+	TaskerSection section;
 	Claim		claim;
 
 	read_claim(fcinfo, 0, &claim);
 	tasker_begin_srf(fcinfo);
+	tasker_enter(&section);
+	claim.scope = caller_scope();
 	claim_and_wait(fcinfo, &claim, 1);
+	tasker_leave(&section);
 	return (Datum) 0;
 }

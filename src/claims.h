@@ -12,6 +12,20 @@
 /* What complete_steps returns a row of; claim_steps all but the first column. */
 #define CLAIM_COLUMNS	14
 
+/* Whose steps a caller may have: an owner's if no_owner is ' ', everybody's if 'n'. */
+typedef struct Scope
+{
+	Datum		owner;
+	char		no_owner;
+} Scope;
+
+/* A queue that a claim takes steps from. */
+typedef struct ClaimLane
+{
+	int			queue_id;
+	char	   *name;
+} ClaimLane;
+
 /* What a claim asks for. */
 typedef struct Claim
 {
@@ -25,10 +39,10 @@ typedef struct Claim
 	int			nqueues;
 	Datum		lanes;			/* int[], of those that are not paused */
 	int			nlanes;
-	int			first_lane;		/* of them */
-	Datum		owner;			/* whose steps, if ... */
-	char		no_owner;		/* ... this is ' '; 'n' for everybody's */
-	HeldBack	held;			/* from completions of the same call */
+	ClaimLane  *lane;			/* the same, with their names */
+	Scope		scope;
+	HeldBack	held;			/* from completions of the same call, and its
+								 * own */
 } Claim;
 
 /* A step that a claim takes. */
@@ -44,7 +58,7 @@ typedef struct ClaimedStep
 
 extern double seconds_argument(FunctionCallInfo fcinfo, int arg, const char *what, double missing);
 extern void read_claim(FunctionCallInfo fcinfo, int arg, Claim *claim);
-extern char scope(Datum *owner);
+extern Scope caller_scope(void);
 extern TimestampTz lease_end(const StepDef *def, double lease, TimestampTz started, TimestampTz now);
 extern ClaimedStep *dequeue(Batch *batch, Claim *claim, TimestampTz *now, int *n);
 extern void claim_and_wait(FunctionCallInfo fcinfo, Claim *claim, int first);

@@ -111,7 +111,7 @@ compare_completions(const void *a, const void *b)
 
 /* Complete what may be; the others' done stays false. Inside a section. */
 static void
-complete_all(Completion *items, int n)
+complete_all(Completion *items, int n, Scope scope)
 {
 	DatumList	tasks,
 				steps,
@@ -141,11 +141,12 @@ complete_all(Completion *items, int n)
 		else
 			datum_list_add(&results, JsonbPGetDatum(result));
 	}
-	nulls[4] = scope(&values[4]);
 	values[0] = datum_list_array(&tasks);
 	values[1] = datum_list_array(&steps);
 	values[2] = datum_list_array(&leases);
 	values[3] = datum_list_array(&results);
+	values[4] = scope.owner;
+	nulls[4] = scope.no_owner;
 	values[5] = TimestampTzGetDatum(tasker_now());
 	rows = tasker_run(&complete, values, nulls);
 	for (uint64 row = 0; row < rows; row++)
@@ -161,24 +162,6 @@ complete_all(Completion *items, int n)
 	for (int i = 0; i < n; i++)
 		if (items[i].done && items[i].results != NULL && results_live_apart(items[i].results))
 			store_results_apart(items[i].ref.task_id, items[i].ref.step_id, items[i].results);
-}
-
-/* The same; what follows from it is the caller's business. */
-static void
-complete_holding_back(Completion *items, int n, HeldBack *what)
-{
-	hold_back(what);
-	PG_TRY();
-	{
-		complete_all(items, n);
-	}
-	PG_CATCH();
-	{
-		hold_back(NULL);
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-	hold_back(NULL);
 }
 
 static void
@@ -249,13 +232,13 @@ static HeldStep
 hold_step(FunctionCallInfo fcinfo)
 {
 	HeldStep	held = {PG_GETARG_INT64(0), PG_GETARG_INT32(1)};
-	Datum		values[4] = {PG_GETARG_DATUM(0), PG_GETARG_DATUM(1), PG_GETARG_DATUM(2), (Datum) 0};
-	char		nulls[5] = "    ";
+	Scope		scope = caller_scope();
+	Datum		values[4] = {PG_GETARG_DATUM(0), PG_GETARG_DATUM(1), PG_GETARG_DATUM(2), scope.owner};
+	char		nulls[5] = {' ', ' ', ' ', scope.no_owner};
 	int			step_no;
 	int			named_task_id;
 
 	guard_require_armed();
-	nulls[3] = scope(&values[3]);
 	if (tasker_run(&held_step, values, nulls) == 0)
 		refuse_lease(held.task_id, held.step_id);
 	step_no = DatumGetInt32(tasker_value_notnull(0, 1));
@@ -303,7 +286,7 @@ tasker_complete_step(PG_FUNCTION_ARGS)
 	if (item.results != NULL)
 		check_results_size(item.results);
 	tasker_enter(&section);
-	complete_all(&item, 1);
+	complete_all(&item, 1, caller_scope());
 	if (!item.done)
 		refuse_lease(item.ref.task_id, item.ref.step_id);
 	tasker_leave(&section);
@@ -326,10 +309,10 @@ tasker_complete_steps(PG_FUNCTION_ARGS)
 		read_claim(fcinfo, 4, &claim);
 	tasker_begin_srf(fcinfo);
 	tasker_enter(&section);
+	claim.scope = caller_scope();
 	if (claims)
-		complete_holding_back(items, n, &claim.held);
-	else
-		complete_all(items, n);
+		hold_back(&claim.held);
+	complete_all(items, n, claim.scope);
 	for (int i = 0; i < n; i++)
 	{
 		Datum		row[CLAIM_COLUMNS] = {CStringGetTextDatum("refused"),

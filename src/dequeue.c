@@ -17,38 +17,35 @@
 #include "catalog/pg_type.h"
 #include "guard.h"
 #include "miscadmin.h"
-#include "utils/uuid.h"
+#include "utils/fmgrprotos.h"
 
 /* By how much more of several queues is looked at, twice at most. */
 #define PEEK_FURTHER	8
 
 /*
  * $3 is the owner whose steps may be taken, null for everybody's; only what
- * comes before $5, $6, $7 in the order of the queue, and not before $8, $9, $10,
+ * comes before $4, $5, $6 in the order of the queue, and not before $7, $8, $9,
  * is.
  */
 static TaskerQuery take = {
-	.sql = "WITH c AS MATERIALIZED (SELECT k.* FROM pg_catalog.unnest($1) AS l (lane) CROSS JOIN LATERAL ("
-	"SELECT q.lane, q.rank, q.task_id, q.step_id, s.step_no, s.attempts, s.state::text AS state, s.checkpoint "
+	.sql = "WITH c AS (SELECT q.lane, q.rank, q.task_id, q.step_id, s.step_no, s.attempts, s.state::text AS state, s.checkpoint "
 	"FROM tasker.ready_queue q "
 	"JOIN tasker.workflow_steps s ON s.task_id = q.task_id AND s.step_id = q.step_id "
 	"JOIN tasker.tasks t ON t.task_id = q.task_id "
-	"WHERE q.lane = l.lane AND (q.rank, q.task_id, q.step_id) < ($5, $6, $7) "
-	"AND (q.rank, q.task_id, q.step_id) >= ($8, $9, $10) AND ((s.state = 'enqueued' AND t.state IN ('pending', 'in_progress') "
+	"WHERE q.lane = $1 AND (q.rank, q.task_id, q.step_id) < ($4, $5, $6) "
+	"AND (q.rank, q.task_id, q.step_id) >= ($7, $8, $9) AND ((s.state = 'enqueued' AND t.state IN ('pending', 'in_progress') "
 	"AND ($3 IS NULL OR t.owner = $3)) "
 	"OR s.state IN ('complete', 'cancelled', 'skipped', 'resolved_manually')) "
-	"ORDER BY q.rank, q.task_id, q.step_id LIMIT $2 FOR NO KEY UPDATE OF q, s SKIP LOCKED) AS k), "
-	"f AS MATERIALIZED (SELECT * FROM c ORDER BY rank, task_id, step_id LIMIT $2), "
-	"d AS (DELETE FROM tasker.ready_queue q USING f "
-	"WHERE q.lane = f.lane AND q.rank = f.rank AND q.task_id = f.task_id AND q.step_id = f.step_id) "
-	"SELECT f.task_id, f.step_id, f.step_no, f.attempts, f.state, f.checkpoint, u.name, f.rank "
-	"FROM f LEFT JOIN tasker.queues u ON u.queue_id = f.lane ORDER BY f.rank, f.task_id, f.step_id",
-	.args = {INT4ARRAYOID, INT4OID, INT4OID, INT4OID, INT4OID, INT8OID, INT4OID, INT4OID, INT8OID, INT4OID},
-	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID, JSONBOID, TEXTOID, INT4OID},
+	"ORDER BY q.rank, q.task_id, q.step_id LIMIT $2 FOR NO KEY UPDATE OF q, s SKIP LOCKED), "
+	"d AS (DELETE FROM tasker.ready_queue q USING c "
+	"WHERE q.lane = c.lane AND q.rank = c.rank AND q.task_id = c.task_id AND q.step_id = c.step_id) "
+	"SELECT c.task_id, c.step_id, c.step_no, c.attempts, c.state, c.checkpoint, c.lane, c.rank FROM c",
+	.args = {INT4OID, INT4OID, INT4OID, INT4OID, INT8OID, INT4OID, INT4OID, INT8OID, INT4OID},
+	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID, JSONBOID, INT4OID, INT4OID},
 };
 
 /*
- * The same from several queues: the first $4 of each are looked at without a
+ * The same from several queues: the first $7 of each are looked at without a
  * lock, and of all of them in order the first $2 that nobody holds are taken.
  */
 static TaskerQuery take_merged = {
@@ -57,11 +54,10 @@ static TaskerQuery take_merged = {
 	"FROM tasker.ready_queue q "
 	"JOIN tasker.workflow_steps s ON s.task_id = q.task_id AND s.step_id = q.step_id "
 	"JOIN tasker.tasks t ON t.task_id = q.task_id "
-	"WHERE q.lane = l.lane AND (q.rank, q.task_id, q.step_id) < ($5, $6, $7) "
-	"AND (q.rank, q.task_id, q.step_id) >= ($8, $9, $10) AND ((s.state = 'enqueued' AND t.state IN ('pending', 'in_progress') "
+	"WHERE q.lane = l.lane AND (q.rank, q.task_id, q.step_id) < ($4, $5, $6) AND ((s.state = 'enqueued' AND t.state IN ('pending', 'in_progress') "
 	"AND ($3 IS NULL OR t.owner = $3)) "
 	"OR s.state IN ('complete', 'cancelled', 'skipped', 'resolved_manually')) "
-	"ORDER BY q.rank, q.task_id, q.step_id LIMIT $4) AS k), "
+	"ORDER BY q.rank, q.task_id, q.step_id LIMIT $7) AS k), "
 	"f AS MATERIALIZED (SELECT q.lane, q.rank, q.task_id, q.step_id, s.step_no, s.attempts, "
 	"s.state::text AS state, s.checkpoint "
 	"FROM c JOIN tasker.ready_queue q "
@@ -71,24 +67,22 @@ static TaskerQuery take_merged = {
 	"ORDER BY q.rank, q.task_id, q.step_id LIMIT $2 FOR NO KEY UPDATE OF q, s SKIP LOCKED), "
 	"d AS (DELETE FROM tasker.ready_queue q USING f "
 	"WHERE q.lane = f.lane AND q.rank = f.rank AND q.task_id = f.task_id AND q.step_id = f.step_id) "
-	"SELECT f.task_id, f.step_id, f.step_no, f.attempts, f.state, f.checkpoint, u.name, f.rank "
-	"FROM f LEFT JOIN tasker.queues u ON u.queue_id = f.lane ORDER BY f.rank, f.task_id, f.step_id",
-	.args = {INT4ARRAYOID, INT4OID, INT4OID, INT4OID, INT4OID, INT8OID, INT4OID, INT4OID, INT8OID, INT4OID},
-	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID, JSONBOID, TEXTOID, INT4OID},
+	"SELECT f.task_id, f.step_id, f.step_no, f.attempts, f.state, f.checkpoint, f.lane, f.rank FROM f",
+	.args = {INT4ARRAYOID, INT4OID, INT4OID, INT4OID, INT8OID, INT4OID, INT4OID},
+	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID, JSONBOID, INT4OID, INT4OID},
 };
 
 /* Children whose last parents were just satisfied, as far as the claim may have them. */
 static TaskerQuery released_children = {
-	.sql = "SELECT s.task_id, s.step_id, s.step_no, s.attempts, s.state::text, s.checkpoint, u.name, -s.priority, "
+	.sql = "SELECT s.task_id, s.step_id, s.step_no, s.attempts, s.state::text, s.checkpoint, s.lane, -s.priority, "
 	"s.pending_parents "
 	"FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3)) AS c (task_id, step_id, satisfied) "
 	"JOIN tasker.workflow_steps s ON s.task_id = c.task_id AND s.step_id = c.step_id "
 	"JOIN tasker.tasks t ON t.task_id = s.task_id "
-	"JOIN tasker.queues u ON u.queue_id = s.lane "
 	"WHERE s.state = 'pending' AND s.pending_parents = c.satisfied AND s.lane = ANY ($4) "
 	"AND s.next_attempt_at IS NULL AND t.state IN ('pending', 'in_progress') AND ($5 IS NULL OR t.owner = $5)",
 	.args = {INT8ARRAYOID, INT4ARRAYOID, INT4ARRAYOID, INT4ARRAYOID, INT4OID},
-	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID, JSONBOID, TEXTOID, INT4OID, INT4OID},
+	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID, JSONBOID, INT4OID, INT4OID, INT4OID},
 };
 
 static TaskerQuery lock_children = {
@@ -114,16 +108,11 @@ static TaskerQuery begin_attempts = {
 	.columns = {INT8OID, INT4OID},
 };
 
-static TaskerQuery new_leases = {
-	.sql = "SELECT pg_catalog.gen_random_uuid() FROM pg_catalog.generate_series(1, $1)",
-	.args = {INT4OID},
-	.columns = {UUIDOID},
-};
-
 
 /* What a claim gets, in the making. */
 typedef struct Claimed
 {
+	const Claim *claim;
 	Batch	   *batch;
 	ClaimedStep *items;
 	int			n;
@@ -147,6 +136,17 @@ add_claimed(Claimed *claimed, BatchStep *step, int rank, char *queue, Jsonb *che
 	};
 }
 
+/* The name of one of the claim's queues. */
+static char *
+queue_name(const Claim *claim, int queue_id)
+{
+	int			i = 0;
+
+	while (claim->lane[i].queue_id != queue_id)
+		i++;
+	return claim->lane[i].name;
+}
+
 /* Add the step of a row of take, take_merged or released_children, unless it is there. */
 static BatchStep *
 add_row(Claimed *claimed, uint64 row, StepState from)
@@ -163,7 +163,7 @@ add_row(Claimed *claimed, uint64 row, StepState from)
 	step->step_no = DatumGetInt32(tasker_value_notnull(row, 3));
 	step->attempts = DatumGetInt32(tasker_value_notnull(row, 4));
 	add_claimed(claimed, step, DatumGetInt32(tasker_value_notnull(row, 8)),
-				TextDatumGetCString(tasker_value_notnull(row, 7)),
+				queue_name(claimed->claim, DatumGetInt32(tasker_value_notnull(row, 7))),
 				isnull ? NULL : DatumGetJsonbPCopy(checkpoint));
 	return step;
 }
@@ -178,38 +178,60 @@ key_values(LaneKey key, Datum *values)
 	values[2] = Int32GetDatum(key.step_id);
 }
 
-/*
- * One statement's worth of steps that come before the bound, at most so many;
- * of several queues the first so many are looked at. Returns how many rows there
- * were. Where one queue's rows begin is known, and found out for the next one.
- */
-static int
-take_once(Claimed *claimed, const Claim *claim, LaneKey bound, int wanted, int peek)
+/* Add the steps of n rows. Returns the last row's key, or the one given if there is none. */
+static LaneKey
+add_rows(Claimed *claimed, int n, LaneKey none)
 {
-	bool		merged = claim->nlanes > 1;
-	LaneLook	look = {.from = lane_begin};
-	LaneKey		last = lane_end;
-	Datum		values[10] = {claim->lanes, Int32GetDatum(wanted), claim->owner, Int32GetDatum(peek)};
-	char		nulls[11] = "          ";
-	int			n;
-
-	nulls[2] = claim->no_owner;
-	if (!merged)
-		look = look_at_lane(claim->first_lane);
-	key_values(bound, &values[4]);
-	key_values(look.from, &values[7]);
-	n = (int) tasker_run(merged ? &take_merged : &take, values, nulls);
 	for (int row = 0; row < n; row++)
-	{
-		last = lane_key(DatumGetInt32(tasker_value_notnull(row, 8)), DatumGetInt64(tasker_value_notnull(row, 1)),
-						DatumGetInt32(tasker_value_notnull(row, 2)));
 		if (step_state_from_text(tasker_value_notnull(row, 5)) == STEP_ENQUEUED)
 			(void) add_row(claimed, row, STEP_ENQUEUED);
-	}
-	/* whoever skips others' steps, or does not see the latest, has not looked */
-	if (!merged && claim->no_owner == 'n' && !IsolationUsesXactSnapshot() &&
-		lane_key_compare(&bound, &lane_end) == 0)
-		lane_looked_at(&look, last);
+	if (n == 0)
+		return none;
+	return lane_key(DatumGetInt32(tasker_value_notnull(n - 1, 8)), DatumGetInt64(tasker_value_notnull(n - 1, 1)),
+					DatumGetInt32(tasker_value_notnull(n - 1, 2)));
+}
+
+/*
+ * One statement's worth of steps of one queue, that come before the bound. Returns
+ * how many rows there were. Where the queue's rows begin is known, and found out
+ * for the next one.
+ */
+static int
+take_from_one(Claimed *claimed, LaneKey bound, int wanted)
+{
+	const Claim *claim = claimed->claim;
+	int			lane = claim->lane[0].queue_id;
+	LaneLook	look = look_at_lane(lane, DatumGetInt32(claim->scope.owner));
+	Datum		values[9] = {Int32GetDatum(lane), Int32GetDatum(wanted), claim->scope.owner};
+	char		nulls[10] = "         ";
+	int			n;
+
+	if (lane_key_compare(&look.from, &bound) >= 0)
+		return 0;
+	nulls[2] = claim->scope.no_owner;
+	key_values(bound, &values[3]);
+	key_values(look.from, &values[6]);
+	n = (int) tasker_run(&take, values, nulls);
+	bound = add_rows(claimed, n, bound);
+	if (!IsolationUsesXactSnapshot())	/* it does not see the latest */
+		lane_looked_at(&look, bound);
+	return n;
+}
+
+/* The same from several queues, of each of which the first so many are looked at. */
+static int
+take_from_many(Claimed *claimed, LaneKey bound, int wanted, int peek)
+{
+	const Claim *claim = claimed->claim;
+	Datum		values[7] = {claim->lanes, Int32GetDatum(wanted), claim->scope.owner};
+	char		nulls[8] = "       ";
+	int			n;
+
+	nulls[2] = claim->scope.no_owner;
+	key_values(bound, &values[3]);
+	values[6] = Int32GetDatum(peek);
+	n = (int) tasker_run(&take_merged, values, nulls);
+	(void) add_rows(claimed, n, bound);
 	return n;
 }
 
@@ -219,8 +241,9 @@ take_once(Claimed *claimed, const Claim *claim, LaneKey bound, int wanted, int p
  * until there are enough or no more.
  */
 static void
-take_queued(Claimed *claimed, const Claim *claim, LaneKey bound)
+take_queued(Claimed *claimed, LaneKey bound)
 {
+	const Claim *claim = claimed->claim;
 	bool		merged = claim->nlanes > 1;
 	int			peek = claim->limit;
 	int			wanted,
@@ -231,7 +254,7 @@ take_queued(Claimed *claimed, const Claim *claim, LaneKey bound)
 	do
 	{
 		wanted = claim->limit - claimed->n;
-		n = take_once(claimed, claim, bound, wanted, peek);
+		n = merged ? take_from_many(claimed, bound, wanted, peek) : take_from_one(claimed, bound, wanted);
 		CHECK_FOR_INTERRUPTS();
 		/* others may hold all that was looked at: look further */
 		if (n < wanted)
@@ -268,8 +291,8 @@ find_candidates(Claimed *candidates, const Claim *claim)
 
 	step_refs_arrays(&claim->held.children, values);
 	values[3] = claim->lanes;
-	values[4] = claim->owner;
-	n = tasker_run(&released_children, values, claim->no_owner == 'n' ? "    n" : NULL);
+	values[4] = claim->scope.owner;
+	n = tasker_run(&released_children, values, claim->scope.no_owner == 'n' ? "    n" : NULL);
 	for (uint64 row = 0; row < n; row++)
 	{
 		BatchStep  *step = add_row(candidates, row, STEP_PENDING);
@@ -316,13 +339,13 @@ release_rest(Claim *claim, const ClaimedStep *taken, int ntaken)
 static void
 take_released(Claimed *claimed, Claim *claim)
 {
-	Claimed		candidates = {claimed->batch};
+	Claimed		candidates = {claim, claimed->batch};
 	int			room;
 
 	merge_step_refs(&claim->held.children);
 	find_candidates(&candidates, claim);
 	if (candidates.n > 0)
-		take_queued(claimed, claim, claimed_key(&candidates.items[Min(candidates.n, claim->limit) - 1]));
+		take_queued(claimed, claimed_key(&candidates.items[Min(candidates.n, claim->limit) - 1]));
 	room = Min(candidates.n, claim->limit - claimed->n);
 	for (int i = 0; i < room; i++)
 		add_claimed(claimed, candidates.items[i].step, candidates.items[i].rank,
@@ -372,19 +395,16 @@ lease_steps(Claimed *claimed, Claim *claim, TimestampTz now)
 {
 	static const Oid types[6] = {INT8OID, INT4OID, TEXTOID, INT4OID, UUIDOID, TIMESTAMPTZOID};
 	DatumList	columns[6];
-	Datum		values[8] = {Int32GetDatum(claimed->n)};
+	Datum		values[8];
 	uint64		n;
 
-	tasker_run(&new_leases, values, NULL);
 	for (int c = 0; c < 6; c++)
 		datum_list_init(&columns[c], types[c]);
 	for (int i = 0; i < claimed->n; i++)
 	{
 		ClaimedStep *item = &claimed->items[i];
-		pg_uuid_t  *lease = palloc(sizeof(pg_uuid_t));
 
-		*lease = *DatumGetUUIDP(tasker_value_notnull(i, 1));
-		item->lease = UUIDPGetDatum(lease);
+		item->lease = DirectFunctionCall1(gen_random_uuid, (Datum) 0);
 		item->end = lease_end(item->step->def, claim->lease, now, now);
 		datum_list_add(&columns[0], Int64GetDatum(item->step->key.task_id));
 		datum_list_add(&columns[1], Int32GetDatum(item->step->key.step_id));
@@ -439,12 +459,13 @@ drop_oversized(Claimed *claimed, Claim *claim)
 ClaimedStep *
 dequeue(Batch *batch, Claim *claim, TimestampTz *now, int *n)
 {
-	Claimed		claimed = {batch};
+	Claimed		claimed = {claim, batch};
 
+	hold_back(&claim->held);
 	if (claim->held.children.length > 0)
 		take_released(&claimed, claim);
 	if (claimed.n < claim->limit)
-		take_queued(&claimed, claim, lane_end);
+		take_queued(&claimed, lane_end);
 	guard_require_armed();		/* now: who saw the rows sees what came with
 								 * them */
 	if (claimed.n > 0)
@@ -462,8 +483,7 @@ dequeue(Batch *batch, Claim *claim, TimestampTz *now, int *n)
 	if (claimed.n > 0)
 		lease_steps(&claimed, claim, *now);
 	refuse_steps_of_wave(batch);
-	settle_tasks(&claim->held.tasks);
-	claim->held.tasks.length = 0;
+	finish_held_back();
 	*n = claimed.n;
 	return claimed.items;
 }

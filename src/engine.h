@@ -56,6 +56,7 @@ extern bool task_has_failed(int64 task_id);
 /* Changes of steps, a list a column. */
 typedef struct StepHistory
 {
+	MemoryContext context;		/* of all that is in the lists */
 	DatumList	task;
 	DatumList	started;
 	DatumList	step;
@@ -107,10 +108,12 @@ typedef struct StepHints
 	LeaseEnds	leases;
 } StepHints;
 
-/* What follows from a completion, held back for a claim of the same call. */
+/* What follows from a call's changes of steps, held back until all are made. */
 typedef struct HeldBack
 {
+	MemoryContext context;		/* of all that is in it */
 	StepRefs	children;		/* to take or to release, first */
+	StepHistory history;
 	TaskChanges tasks;			/* to settle, last: an active step is seen,
 								 * and tasks are locked after steps */
 } HeldBack;
@@ -121,9 +124,11 @@ extern void step_refs_add_counted(StepRefs *refs, int64 task_id, int step_id, in
 extern void step_refs_arrays(const StepRefs *refs, Datum *values);
 extern void merge_step_refs(StepRefs *refs);
 extern bool lower_counters(StepRefs *children);
+extern void held_back_init(HeldBack *what);
 extern void hold_back(HeldBack *what);
-extern TaskChanges *held_back_tasks(void);
+extern HeldBack *held_back(void);
 extern void release_held_back(StepRefs *children, TaskChanges *changes);
+extern void finish_held_back(void);
 extern void release_children(StepRefs *satisfied, TaskChanges *changes);
 extern void step_hints_init(StepHints *hints);
 extern void insert_hints(StepHints *hints);

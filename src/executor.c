@@ -76,7 +76,7 @@ note_taken(bool more)
 {
 	set_state(EXECUTOR_BUSY);
 	if (more || MyLatch->is_set)
-		wake_scheduler(my_slot->database);
+		ask_for_executor(-my_slot->owner);
 }
 
 /* Tell the world which step runs; task 0 for none. */

@@ -73,6 +73,7 @@ history_note(void)
 void
 step_history_init(StepHistory *history)
 {
+	history->context = CurrentMemoryContext;
 	datum_list_init(&history->task, INT8OID);
 	datum_list_init(&history->started, TIMESTAMPTZOID);
 	datum_list_init(&history->step, INT4OID);
@@ -82,25 +83,24 @@ step_history_init(StepHistory *history)
 	datum_list_init(&history->metadata, JSONBOID);
 }
 
-/* Write what was collected. */
+/* Write what was collected, and begin anew. */
 void
 record_step_history(StepHistory *history)
 {
+	DatumList  *columns[] = {&history->task, &history->started, &history->step, &history->attempt,
+	&history->from, &history->to, &history->metadata};
 	Datum		values[10];
 
 	if (history->task.length == 0)
 		return;
 	values[0] = Int32GetDatum(MyProcPid);
 	values[1] = TimestampTzGetDatum(tasker_now());
-	values[2] = datum_list_array(&history->task);
-	values[3] = datum_list_array(&history->started);
-	values[4] = datum_list_array(&history->step);
-	values[5] = datum_list_array(&history->attempt);
-	values[6] = datum_list_array(&history->from);
-	values[7] = datum_list_array(&history->to);
-	values[8] = datum_list_array(&history->metadata);
+	for (int c = 0; c < lengthof(columns); c++)
+		values[2 + c] = datum_list_array(columns[c]);
 	values[9] = Int32GetDatum(history_slot(HISTORY_OF_STEPS));
 	tasker_run(&record_steps, values, NULL);
+	for (int c = 0; c < lengthof(columns); c++)
+		columns[c]->length = 0;
 }
 
 /* Write changes of tasks. */

@@ -7,7 +7,8 @@
  * The first keeps claims fast while somebody holds an old snapshot: rows that
  * were taken stay in the index until vacuum may remove them, all of them before
  * those that are left. Whoever has looked at a lane notes where it stopped, and
- * the next one begins there. A commit that adds rows before that place lowers
+ * the next one begins there; a worker that may have one owner's steps only, for
+ * that owner. A commit that adds rows before that place lowers
  * it; a rollback, which makes free what others passed over, forgets it. What
  * nobody tells of, like the commit of a prepared transaction or the end of
  * somebody's own SELECT ... FOR UPDATE, is found all the same: a look is good for
@@ -48,14 +49,31 @@ lane_key_compare(const LaneKey *a, const LaneKey *b)
 
 /* The lane's slot, or NULL. The caller holds the lock. */
 static LaneSlot *
-lane_slot(int lane)
+lane_slot(int lane, int owner)
+{
+	TaskerShared *shared = tasker_shared();
+
+	for (int i = 0; i < shared->nlanes; i++)
+	{
+		LaneSlot   *slot = &shared->lanes[i];
+
+		if (slot->lane == lane && slot->owner == owner && slot->database == MyDatabaseId)
+			return slot;
+	}
+	return NULL;
+}
+
+/* The slot, in use, that nobody has looked at for longest; NULL if all are watched. */
+static LaneSlot *
+forgotten_lane_slot(void)
 {
 	LaneSlot   *lanes = tasker_shared()->lanes;
+	LaneSlot   *slot = NULL;
 
 	for (int i = 0; i < TASKER_MAX_LANES; i++)
-		if (lanes[i].lane == lane && lanes[i].database == MyDatabaseId)
-			return &lanes[i];
-	return NULL;
+		if (!lanes[i].watched && (slot == NULL || lanes[i].looked_at < slot->looked_at))
+			slot = &lanes[i];
+	return slot;
 }
 
 /*
@@ -63,27 +81,22 @@ lane_slot(int lane)
  * has looked at for longest. The caller holds the lock exclusively.
  */
 static LaneSlot *
-make_lane_slot(int lane)
+make_lane_slot(int lane, int owner)
 {
-	LaneSlot   *lanes = tasker_shared()->lanes;
-	LaneSlot   *slot = lane_slot(lane);
+	TaskerShared *shared = tasker_shared();
+	LaneSlot   *slot = lane_slot(lane, owner);
 
 	if (slot != NULL)
 		return slot;
-	for (int i = 0; i < TASKER_MAX_LANES; i++)
-	{
-		if (!OidIsValid(lanes[i].database))
-		{
-			slot = &lanes[i];
-			break;
-		}
-		if (!lanes[i].watched && (slot == NULL || lanes[i].looked_at < slot->looked_at))
-			slot = &lanes[i];
-	}
+	if (shared->nlanes < TASKER_MAX_LANES)
+		slot = &shared->lanes[shared->nlanes++];
+	else
+		slot = forgotten_lane_slot();
 	if (slot == NULL)
 		return NULL;
 	slot->database = MyDatabaseId;
 	slot->lane = lane;
+	slot->owner = owner;
 	slot->watched = slot->pending = false;
 	slot->looked_at = 0;
 	slot->version++;
@@ -98,15 +111,15 @@ make_lane_slot(int lane)
  * taken that they are read with.
  */
 LaneLook
-look_at_lane(int lane)
+look_at_lane(int lane, int owner)
 {
 	TaskerShared *shared = tasker_shared();
 	TimestampTz now = GetCurrentTimestamp();
-	LaneLook	look = {.lane = lane,.from = lane_begin,.looked_at = now};
+	LaneLook	look = {.lane = lane,.owner = owner,.from = lane_begin,.looked_at = now};
 	LaneSlot   *slot;
 
 	LWLockAcquire(&shared->lock, LW_SHARED);
-	slot = lane_slot(lane);
+	slot = lane_slot(lane, owner);
 	if (slot != NULL)
 	{
 		look.version = slot->version;
@@ -122,7 +135,7 @@ look_at_lane(int lane)
 	if (slot != NULL)
 		return look;
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	slot = make_lane_slot(lane);
+	slot = make_lane_slot(lane, owner);
 	if (slot != NULL)
 		look.version = slot->version;
 	LWLockRelease(&shared->lock);
@@ -140,7 +153,7 @@ lane_looked_at(const LaneLook *look, LaneKey last)
 	LaneSlot   *slot;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	slot = lane_slot(look->lane);
+	slot = lane_slot(look->lane, look->owner);
 	if (slot != NULL && slot->version == look->version)
 	{
 		slot->first = last;
@@ -153,27 +166,35 @@ lane_looked_at(const LaneLook *look, LaneKey last)
 void
 lower_lane(int lane, const LaneKey *first)
 {
-	LaneSlot   *slot = lane_slot(lane);
+	TaskerShared *shared = tasker_shared();
 
-	if (slot == NULL)
-		return;
-	slot->version++;
-	if (lane_key_compare(first, &slot->first) < 0)
-		slot->first = *first;
+	for (int i = 0; i < shared->nlanes; i++)
+	{
+		LaneSlot   *slot = &shared->lanes[i];
+
+		if (slot->database != MyDatabaseId || slot->lane != lane)
+			continue;
+		slot->version++;
+		if (lane_key_compare(first, &slot->first) < 0)
+			slot->first = *first;
+	}
 }
 
 /* Nothing is known of the lane any more, 0 for all. The caller holds the lock. */
 void
 forget_lane(int lane)
 {
-	LaneSlot   *lanes = tasker_shared()->lanes;
+	TaskerShared *shared = tasker_shared();
 
-	for (int i = 0; i < TASKER_MAX_LANES; i++)
-		if (lanes[i].database == MyDatabaseId && (lane == 0 || lanes[i].lane == lane))
-		{
-			lanes[i].version++;
-			lanes[i].looked_at = 0;
-		}
+	for (int i = 0; i < shared->nlanes; i++)
+	{
+		LaneSlot   *slot = &shared->lanes[i];
+
+		if (slot->database != MyDatabaseId || (lane != 0 && slot->lane != lane))
+			continue;
+		slot->version++;
+		slot->looked_at = 0;
+	}
 }
 
 /* ------------------------------------------------------------- who asks a queue */
@@ -187,14 +208,14 @@ queue_served(int queue_id)
 	LaneSlot   *slot;
 
 	LWLockAcquire(&shared->lock, LW_SHARED);
-	slot = lane_slot(queue_id);
+	slot = lane_slot(queue_id, 0);
 	if (slot != NULL)
 		pg_atomic_write_u64(&slot->served_at, now);
 	LWLockRelease(&shared->lock);
 	if (slot != NULL)
 		return;
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	slot = make_lane_slot(queue_id);
+	slot = make_lane_slot(queue_id, 0);
 	if (slot != NULL)
 		pg_atomic_write_u64(&slot->served_at, now);
 	LWLockRelease(&shared->lock);
@@ -209,7 +230,7 @@ queue_served_at(int queue_id)
 	TimestampTz result;
 
 	LWLockAcquire(&shared->lock, LW_SHARED);
-	slot = lane_slot(queue_id);
+	slot = lane_slot(queue_id, 0);
 	result = slot == NULL ? 0 : (TimestampTz) pg_atomic_read_u64(&slot->served_at);
 	LWLockRelease(&shared->lock);
 	return result;
@@ -225,12 +246,12 @@ set_watched_queues(const Datum *queue_ids, int n)
 	SchedulerSlot *scheduler;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < TASKER_MAX_LANES; i++)
+	for (int i = 0; i < shared->nlanes; i++)
 		if (shared->lanes[i].database == MyDatabaseId)
 			shared->lanes[i].watched = false;
 	for (int i = 0; i < n; i++)
 	{
-		LaneSlot   *slot = make_lane_slot(DatumGetInt32(queue_ids[i]));
+		LaneSlot   *slot = make_lane_slot(DatumGetInt32(queue_ids[i]), 0);
 
 		if (slot != NULL)
 			slot->watched = true;
@@ -248,16 +269,18 @@ set_watched_queues(const Datum *queue_ids, int n)
 void
 notify_lane(int lane)
 {
-	LaneSlot   *lanes = tasker_shared()->lanes;
+	TaskerShared *shared = tasker_shared();
 	SchedulerSlot *scheduler = scheduler_slot(MyDatabaseId);
 
 	if (scheduler == NULL || !scheduler->notifies)
 		return;
-	for (int i = 0; i < TASKER_MAX_LANES; i++)
+	for (int i = 0; i < shared->nlanes; i++)
 	{
-		if (lanes[i].database != MyDatabaseId || !lanes[i].watched || (lane != 0 && lanes[i].lane != lane))
+		LaneSlot   *slot = &shared->lanes[i];
+
+		if (slot->database != MyDatabaseId || !slot->watched || (lane != 0 && slot->lane != lane))
 			continue;
-		lanes[i].pending = true;
+		slot->pending = true;
 		if (scheduler->latch != NULL)
 			SetLatch(scheduler->latch);
 	}
@@ -271,7 +294,7 @@ next_queue_to_notify(void)
 	int			queue_id = 0;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < TASKER_MAX_LANES && queue_id == 0; i++)
+	for (int i = 0; i < shared->nlanes && queue_id == 0; i++)
 	{
 		LaneSlot   *slot = &shared->lanes[i];
 

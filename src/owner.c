@@ -149,16 +149,28 @@ has_usage_itself(Acl *acl, Oid role)
 	return false;
 }
 
-/* The levels that the role has, by itself or as a member, as a set of bits. */
+/*
+ * The levels that the role has, by itself or as a member, as a set of bits. Asked
+ * once a section, whose statements do not change them.
+ */
 static int
 access_levels(Oid role)
 {
+	static Oid	last_role = InvalidOid;
+	static uint64 last_section = 0;
+	static int	set;
 	TaskerSection section;
 	Acl		   *acl;
-	int			set = 0;
 	uint64		n;
 
 	tasker_enter(&section);
+	if (last_role == role && last_section == tasker_section_number())
+	{
+		tasker_leave(&section);
+		return set;
+	}
+	last_role = InvalidOid;
+	set = 0;
 	acl = schema_acl();
 	n = tasker_run(&all_grants, NULL, NULL);
 	for (uint64 row = 0; row < n; row++)
@@ -172,6 +184,8 @@ access_levels(Oid role)
 			if (strcmp(levels[i].name, name) == 0)
 				set |= 1 << levels[i].level;
 	}
+	last_role = role;
+	last_section = tasker_section_number();
 	tasker_leave(&section);
 	return set;
 }

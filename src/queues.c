@@ -249,7 +249,6 @@ tasker_register_worker(PG_FUNCTION_ARGS)
 {
 	TaskerSection section;
 	Datum		values[5];
-	Datum		owner;
 
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2) ||
 		VARSIZE_ANY_EXHDR(PG_GETARG_TEXT_PP(0)) == 0 || VARSIZE_ANY_EXHDR(PG_GETARG_TEXT_PP(0)) > TASKER_MAX_NAME)
@@ -261,7 +260,7 @@ tasker_register_worker(PG_FUNCTION_ARGS)
 	check_results_size(PG_GETARG_JSONB_P(2));
 	check_remark((text *) PG_GETARG_ARRAYTYPE_P(1), "the list of a worker's queues", TASKER_MAX_REMARK);
 	tasker_enter(&section);
-	(void) scope(&owner);
+	(void) caller_scope();
 	values[0] = DirectFunctionCall1(namein, CStringGetDatum(GetUserNameFromId(tasker_caller(), false)));
 	values[1] = PG_GETARG_DATUM(0);
 	values[2] = PG_GETARG_DATUM(1);

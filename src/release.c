@@ -158,27 +158,52 @@ note_last(const StepRefs *children, TaskChanges *changes)
 }
 
 /* Where what follows from changes of steps goes; NULL: it is done at once. */
-static HeldBack *held_back = NULL;
-static MemoryContext held_back_context = NULL;
+static HeldBack *held = NULL;
+static uint64 held_section = 0;
+
+/* What is held back will be in the current memory context. */
+void
+held_back_init(HeldBack *what)
+{
+	memset(what, 0, sizeof(HeldBack));
+	what->context = CurrentMemoryContext;
+	step_history_init(&what->history);
+	task_changes_init(&what->tasks);
+}
 
 /*
- * From here on, children of steps that are satisfied are not released and tasks
- * are not settled, but noted for the caller, in the current memory context; NULL
- * ends it. In the same transaction the caller takes the children or calls
- * release_held_back, and settles the tasks when that is done.
+ * From here on, children of steps that are satisfied are not released, changes
+ * of steps not recorded and tasks not settled, but noted. The caller takes the
+ * children or calls release_held_back, then finish_held_back, in the same section;
+ * one that an error ended holds back nothing.
  */
 void
 hold_back(HeldBack *what)
 {
-	held_back = what;
-	held_back_context = CurrentMemoryContext;
+	Assert(tasker_inside());
+	held = what;
+	held_section = tasker_section_number();
 }
 
-/* Where to note what changes of steps mean for their tasks, if somebody else settles them. */
-TaskChanges *
-held_back_tasks(void)
+/* Where to note it, if somebody does the rest later. */
+HeldBack *
+held_back(void)
 {
-	return held_back == NULL ? NULL : &held_back->tasks;
+	if (held != NULL && (!tasker_inside() || held_section != tasker_section_number()))
+		held = NULL;
+	return held;
+}
+
+/* All changes of steps are made: record them, and settle the tasks. */
+void
+finish_held_back(void)
+{
+	HeldBack   *what = held;
+
+	held = NULL;
+	record_step_history(&what->history);
+	settle_tasks(&what->tasks);
+	what->tasks.length = 0;
 }
 
 void
@@ -229,12 +254,12 @@ release_children(StepRefs *satisfied, TaskChanges *changes)
 			step_refs_add(&children, task_id, child);
 	}
 	SPI_freetuptable(SPI_tuptable);
-	if (held_back != NULL)
+	if (held_back() != NULL)
 	{
-		MemoryContext old_context = MemoryContextSwitchTo(held_back_context);
+		MemoryContext old_context = MemoryContextSwitchTo(held->context);
 
 		for (int i = 0; i < children.length; i++)
-			step_refs_add(&held_back->children, children.items[i].task_id, children.items[i].step_id);
+			step_refs_add(&held->children, children.items[i].task_id, children.items[i].step_id);
 		MemoryContextSwitchTo(old_context);
 	}
 	else if (!lower_counters(&children))

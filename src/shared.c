@@ -3,8 +3,9 @@
  *	  tasker's shared memory, and what a transaction does there when it commits.
  *
  * A trigger that makes work notes it here; the transaction's commit sets a
- * latch: of an idle executor of that role, else of the database's scheduler.
- * So no poll and no NOTIFY stands between a commit and the first step.
+ * latch: of an idle executor of that role, else of the database's scheduler, if it
+ * could start one. So no poll and no NOTIFY stands between a commit and the first
+ * step.
  */
 #include "shared.h"
 
@@ -14,6 +15,7 @@
 #include "recorder.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
+#include "tasker.h"
 #include "utils/memutils.h"
 
 #include <signal.h>
@@ -226,6 +228,39 @@ idle_executor(int lane)
 	return NULL;
 }
 
+/*
+ * Could the scheduler start one more executor for the lane? Not if it has all
+ * that it may have: each looks again when it has done what it is at, and tells
+ * the scheduler when it leaves. The caller holds the lock.
+ */
+static bool
+may_have_another_executor(int lane)
+{
+	int			n = 0;
+
+	for (int i = 0; i < TASKER_MAX_EXECUTORS; i++)
+	{
+		ExecutorSlot *slot = &shared->executors[i];
+
+		if (slot->state != EXECUTOR_FREE && slot->database == MyDatabaseId && slot->owner == -lane)
+			n++;
+	}
+	return n < tasker_max_executors_per_role;
+}
+
+/* The lane has more work than its executors have taken. */
+void
+ask_for_executor(int lane)
+{
+	bool		possible;
+
+	LWLockAcquire(&shared->lock, LW_SHARED);
+	possible = may_have_another_executor(lane);
+	LWLockRelease(&shared->lock);
+	if (possible)
+		wake_scheduler(MyDatabaseId);
+}
+
 static int
 compare_tasks(const void *a, const void *b)
 {
@@ -361,7 +396,7 @@ tell(void)
 		}
 		executor = idle_executor(noted.lanes[i]);
 		if (executor == NULL)
-			noted.scheduler = true;
+			noted.scheduler |= may_have_another_executor(noted.lanes[i]);
 		else if (executor->latch != NULL)
 			SetLatch(executor->latch);
 	}

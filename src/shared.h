@@ -85,6 +85,7 @@ typedef struct LaneSlot
 {
 	Oid			database;		/* InvalidOid: free */
 	int			lane;
+	int			owner;			/* whose rows of it; 0: everybody's */
 	bool		watched;		/* the scheduler sends a NOTIFY for it ... */
 	bool		pending;		/* ... which is due */
 	pg_atomic_uint64 served_at; /* the last claim, a TimestampTz */
@@ -97,6 +98,7 @@ typedef struct LaneSlot
 typedef struct LaneLook
 {
 	int			lane;
+	int			owner;
 	LaneKey		from;
 	TimestampTz looked_at;
 	uint32		version;
@@ -130,6 +132,7 @@ typedef struct TaskerShared
 	ExecutorSlot executors[TASKER_MAX_EXECUTORS];
 	WaiterSlot	waiters[TASKER_MAX_WAITERS];
 	LaneSlot	lanes[TASKER_MAX_LANES];
+	int			nlanes;			/* of them were ever in use, the first ones */
 	OpenTasks	open_tasks[TASKER_MAX_COUNTED];
 	GuardSlot	guards[TASKER_MAX_DATABASES];
 } TaskerShared;
@@ -150,6 +153,7 @@ extern void wake_launcher_at_commit(void);
 extern void reload_queues_at_commit(void);
 
 extern void wake_scheduler(Oid database);
+extern void ask_for_executor(int lane);
 
 /* A claim that waits: set this session's latch when one of the lanes gets work. */
 extern bool begin_waiting(const int *lanes, int nlanes);
@@ -160,7 +164,7 @@ extern const LaneKey lane_begin;
 extern const LaneKey lane_end;
 extern LaneKey lane_key(int rank, int64 task_id, int step_id);
 extern int	lane_key_compare(const LaneKey *a, const LaneKey *b);
-extern LaneLook look_at_lane(int lane);
+extern LaneLook look_at_lane(int lane, int owner);
 extern void lane_looked_at(const LaneLook *look, LaneKey last);
 extern void lower_lane(int lane, const LaneKey *first);
 extern void forget_lane(int lane);

@@ -38,7 +38,7 @@ enum
 /* Everything that a statement's changes of steps lead to. */
 typedef struct StepChanges
 {
-	StepHistory history;
+	StepHistory *history;
 	StepHints	hints;
 	StepRefs	satisfied;
 	StepRefs	promoted;		/* pending, but no parent is left to wait for */
@@ -129,21 +129,22 @@ static void
 note_history(StepChanges *changes, Pairs *pairs, StepState from, StepState to)
 {
 	bool		attempt_ended = to == STEP_COMPLETE || to == STEP_ERROR || to == STEP_WAITING_FOR_RETRY;
+	MemoryContext old_context = MemoryContextSwitchTo(changes->history->context);
 	bool		isnull = true;
 	Datum		started = (Datum) 0;
 
-	datum_list_add(&changes->history.task, column(pairs->new_slot, STEPS_TASK_ID));
-	datum_list_add(&changes->history.step, column(pairs->new_slot, STEPS_STEP_ID));
-	datum_list_add(&changes->history.attempt, column(pairs->new_slot, STEPS_ATTEMPTS));
-	datum_list_add(&changes->history.from, CStringGetTextDatum(step_state_name(from)));
-	datum_list_add(&changes->history.to, CStringGetTextDatum(step_state_name(to)));
+	datum_list_add(&changes->history->task, column(pairs->new_slot, STEPS_TASK_ID));
+	datum_list_add(&changes->history->step, column(pairs->new_slot, STEPS_STEP_ID));
+	datum_list_add(&changes->history->attempt, column(pairs->new_slot, STEPS_ATTEMPTS));
+	datum_list_add(&changes->history->from, CStringGetTextDatum(step_state_name(from)));
+	datum_list_add(&changes->history->to, CStringGetTextDatum(step_state_name(to)));
 
 	if (attempt_ended)
 		started = slot_getattr(pairs->new_slot, STEPS_LAST_ATTEMPTED_AT, &isnull);
 	if (isnull)
-		datum_list_add_null(&changes->history.started);
+		datum_list_add_null(&changes->history->started);
 	else
-		datum_list_add(&changes->history.started, started);
+		datum_list_add(&changes->history->started, started);
 
 	if (to == STEP_ERROR || to == STEP_WAITING_FOR_RETRY)
 	{
@@ -152,14 +153,16 @@ note_history(StepChanges *changes, Pairs *pairs, StepState from, StepState to)
 		if (!isnull)
 		{
 			/* the slot's copy goes with the row */
-			datum_list_add(&changes->history.metadata, PointerGetDatum(PG_DETOAST_DATUM_COPY(error)));
+			datum_list_add(&changes->history->metadata, PointerGetDatum(PG_DETOAST_DATUM_COPY(error)));
+			MemoryContextSwitchTo(old_context);
 			return;
 		}
 	}
 	if (history_note() != NULL)
-		datum_list_add(&changes->history.metadata, JsonbPGetDatum(history_note()));
+		datum_list_add(&changes->history->metadata, JsonbPGetDatum(history_note()));
 	else
-		datum_list_add_null(&changes->history.metadata);
+		datum_list_add_null(&changes->history->metadata);
+	MemoryContextSwitchTo(old_context);
 }
 
 /* Note the hints that the step's new state needs. */
@@ -267,16 +270,18 @@ Datum
 tasker_steps_changed(PG_FUNCTION_ARGS)
 {
 	StepChanges changes = {0};
-	TaskChanges to_settle;
+	HeldBack	own;
+	HeldBack   *held = held_back();
+	int			recorded;
 	TaskerSection section;
 	Pairs		pairs;
 
-	step_history_init(&changes.history);
+	if (held == NULL)
+		held_back_init(&own);
+	changes.history = held == NULL ? &own.history : &held->history;
+	changes.tasks = held == NULL ? &own.tasks : &held->tasks;
 	step_hints_init(&changes.hints);
-	task_changes_init(&to_settle);
-	changes.tasks = held_back_tasks();
-	if (changes.tasks == NULL)
-		changes.tasks = &to_settle;
+	recorded = changes.history->task.length;
 
 	pairs_begin(&pairs, fcinfo, "workflow_steps");
 	while (pairs_next(&pairs))
@@ -284,18 +289,20 @@ tasker_steps_changed(PG_FUNCTION_ARGS)
 	pairs_end(&pairs);
 
 	/* The trigger's own updates that change no state end here. */
-	if (changes.history.task.length == 0 && changes.promoted.length == 0 &&
+	if (changes.history->task.length == recorded && changes.promoted.length == 0 &&
 		changes.hints.timer_due.length == 0)
 		return PointerGetDatum(NULL);
 
 	tasker_enter(&section);
-	record_step_history(&changes.history);
+	if (held == NULL)
+		record_step_history(&own.history);
 	release_children(&changes.satisfied, changes.tasks);
 	insert_hints(&changes.hints);
 	for (int i = 0; i < changes.promoted.length; i++)
 		changes.promoted.items[i].count = 0;
 	(void) lower_counters(&changes.promoted);
-	settle_tasks(&to_settle);
+	if (held == NULL)
+		settle_tasks(&own.tasks);
 	tasker_leave(&section);
 	return PointerGetDatum(NULL);
 }

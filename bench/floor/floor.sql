@@ -10,7 +10,7 @@ CREATE TABLE floor.steps (
 	pending int NOT NULL,
 	state smallint NOT NULL DEFAULT 0,
 	PRIMARY KEY (task_id, step_id)
-) WITH (fillfactor = 50);
+) WITH (fillfactor = 25);
 CREATE TABLE floor.edges (
 	task_id bigint NOT NULL,
 	from_step int NOT NULL,
