@@ -227,10 +227,17 @@ static void
 write_batch(Batch *batch, BatchStep **rest, int nrest)
 {
 	TaskerSection section;
+	HeldBack	own;
 	Datum		values[END_COLUMNS];
 
 	begin_statements(batch, &section);
 	bound_lock_waits(batch);
+	/* unless a claim does, which refuses steps */
+	if (held_back() == NULL)
+	{
+		held_back_init(&own);
+		hold_back(&own);
+	}
 	if (batch->nended > 0)
 	{
 		qsort(batch->ended, batch->nended, sizeof(BatchStep *), compare_steps);
@@ -241,6 +248,11 @@ write_batch(Batch *batch, BatchStep **rest, int nrest)
 					 errmsg("a step was changed while it ran"),
 					 errdetail("It was cancelled, resolved or changed by another session."),
 					 errhint("What it did is rolled back; the others are repeated.")));
+	}
+	if (held_back() == &own)
+	{
+		release_held_back(&own.children, &own.tasks);
+		finish_held_back();
 	}
 	if (nrest > 0)
 	{
