@@ -75,7 +75,7 @@ class Phases:
 
     def under_snapshot(self):
         """Load while another session holds a snapshot; what the last window came to."""
-        with self.tasker.cluster.connect('postgres') as holder:
+        with self.tasker.cluster.connect('tasker') as holder:
             holder.execute('BEGIN ISOLATION LEVEL REPEATABLE READ')
             holder.execute('SELECT 1')
             until = time.time() + self.held

@@ -39,7 +39,7 @@ class Size:
 
 
 QUICK = Size(rounds=3, seconds=2, scale=1, open_tasks=[1000, 100000], ready_steps=[10, 100, 1000, 10000],
-             finished=20000, held=10, steps=20000, full=False)
+             finished=20000, held=40, steps=20000, full=False)
 FULL = Size(rounds=5, seconds=6, scale=4, open_tasks=[1000, 10000, 100000, 1000000],
             ready_steps=[10, 100, 1000, 10000], finished=1000000, held=180, steps=1000000, full=True)
 

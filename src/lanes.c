@@ -22,8 +22,8 @@
 #include "miscadmin.h"
 #include "shared.h"
 
-/* How long a look is trusted. */
-#define TRUSTED_FOR		(1 * USECS_PER_SEC)
+/* How long a look is trusted; as long again, while somebody looks anew. */
+#define TRUSTED_FOR		(USECS_PER_SEC / 2)
 
 const LaneKey lane_begin = {PG_INT32_MIN, PG_INT32_MIN, PG_INT64_MIN};
 const LaneKey lane_end = {PG_INT32_MAX, PG_INT32_MAX, PG_INT64_MAX};
@@ -63,6 +63,15 @@ lane_slot(int lane, int owner)
 	return NULL;
 }
 
+/* Nothing is known of the lane any more, whoever is looking at it now. */
+static void
+forget_slot(LaneSlot *slot)
+{
+	slot->looked_at = 0;
+	slot->came_since = ++slot->version;
+	slot->came = lane_end;
+}
+
 /* The slot, in use, that nobody has looked at for longest; NULL if all are watched. */
 static LaneSlot *
 forgotten_lane_slot(void)
@@ -98,53 +107,61 @@ make_lane_slot(int lane, int owner)
 	slot->lane = lane;
 	slot->owner = owner;
 	slot->watched = slot->pending = false;
-	slot->looked_at = 0;
-	slot->version++;
+	forget_slot(slot);
 	pg_atomic_write_u64(&slot->served_at, 0);
 	return slot;
 }
 
 /* ------------------------------------------------------------ where rows begin */
 
+/* Takes from the slot, if it has a look that can be trusted, from where on there may be rows. */
+static bool
+use_last_look(const LaneSlot *slot, LaneLook *look)
+{
+	LaneKey		own = own_first_in_lane(look->lane);
+
+	look->version = slot->version;
+	look->anew = slot->looked_at <= look->looked_at - TRUSTED_FOR;
+	if (look->anew)
+		return false;
+	look->from = lane_key_compare(&own, &slot->first) < 0 ? own : slot->first;
+	look->looked_at = slot->looked_at;
+	return true;
+}
+
 /*
  * From where on there may be rows to take. To be asked before the snapshot is
- * taken that they are read with.
+ * taken that they are read with. If the last look is too old, whoever asks first
+ * looks anew, and all others trust the old one for as long again.
  */
 LaneLook
 look_at_lane(int lane, int owner)
 {
 	TaskerShared *shared = tasker_shared();
-	TimestampTz now = GetCurrentTimestamp();
-	LaneLook	look = {.lane = lane,.owner = owner,.from = lane_begin,.looked_at = now};
+	LaneLook	look = {.lane = lane,.owner = owner,.anew = true,.from = lane_begin,
+	.looked_at = GetCurrentTimestamp()};
 	LaneSlot   *slot;
+	bool		trusted;
 
 	LWLockAcquire(&shared->lock, LW_SHARED);
 	slot = lane_slot(lane, owner);
-	if (slot != NULL)
-	{
-		look.version = slot->version;
-		if (slot->looked_at > now - TRUSTED_FOR)
-		{
-			LaneKey		own = own_first_in_lane(lane);
-
-			look.from = lane_key_compare(&own, &slot->first) < 0 ? own : slot->first;
-			look.looked_at = slot->looked_at;
-		}
-	}
+	trusted = slot != NULL && use_last_look(slot, &look);
 	LWLockRelease(&shared->lock);
-	if (slot != NULL)
+	if (trusted)
 		return look;
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	slot = make_lane_slot(lane, owner);
-	if (slot != NULL)
-		look.version = slot->version;
+	if (slot != NULL && !use_last_look(slot, &look) && slot->looked_at != 0)
+		slot->looked_at = look.looked_at;
 	LWLockRelease(&shared->lock);
 	return look;
 }
 
 /*
- * Up to the last row, every one that could be was taken; lane_end if there was
- * none.
+ * Up to the last row, every one that could be was taken; but what came since the
+ * look began may be before it. A look that trusts another one is no reason to go
+ * back. One that does not may find rows that nobody told of: then those under way
+ * that trust the old one say nothing about where rows begin.
  */
 void
 lane_looked_at(const LaneLook *look, LaneKey last)
@@ -154,10 +171,20 @@ lane_looked_at(const LaneLook *look, LaneKey last)
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	slot = lane_slot(look->lane, look->owner);
-	if (slot != NULL && slot->version == look->version)
+	if (slot != NULL && (int32) (look->version - slot->came_since) >= 0)
 	{
-		slot->first = last;
-		slot->looked_at = look->looked_at;
+		LaneKey		first = lane_key_compare(&slot->came, &last) < 0 ? slot->came : last;
+		bool		back = lane_key_compare(&first, &slot->first) < 0;
+
+		if (look->anew && back)
+			slot->version++;
+		if (look->anew || !back)
+		{
+			slot->first = first;
+			slot->looked_at = look->looked_at;
+			slot->came_since = slot->version;
+			slot->came = lane_end;
+		}
 	}
 	LWLockRelease(&shared->lock);
 }
@@ -177,6 +204,8 @@ lower_lane(int lane, const LaneKey *first)
 		slot->version++;
 		if (lane_key_compare(first, &slot->first) < 0)
 			slot->first = *first;
+		if (lane_key_compare(first, &slot->came) < 0)
+			slot->came = *first;
 	}
 }
 
@@ -192,8 +221,7 @@ forget_lane(int lane)
 
 		if (slot->database != MyDatabaseId || (lane != 0 && slot->lane != lane))
 			continue;
-		slot->version++;
-		slot->looked_at = 0;
+		forget_slot(slot);
 	}
 }
 

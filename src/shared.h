@@ -91,7 +91,9 @@ typedef struct LaneSlot
 	pg_atomic_uint64 served_at; /* the last claim, a TimestampTz */
 	LaneKey		first;			/* there is nothing to take before it, ... */
 	TimestampTz looked_at;		/* ... says a look at this time; 0: unknown */
-	uint32		version;		/* how often it was lowered or forgotten */
+	uint32		version;		/* how often rows came, or it was forgotten */
+	LaneKey		came;			/* the first of the rows that came ... */
+	uint32		came_since;		/* ... since this version */
 } LaneSlot;
 
 /* A look at a lane, from its first row that there may be. */
@@ -99,6 +101,7 @@ typedef struct LaneLook
 {
 	int			lane;
 	int			owner;
+	bool		anew;			/* it trusts no other one */
 	LaneKey		from;
 	TimestampTz looked_at;
 	uint32		version;
