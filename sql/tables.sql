@@ -240,7 +240,10 @@ COMMENT ON COLUMN tasker.workers.metadata IS 'What the worker says of itself: ho
 
 -- -------------------------------------------------------------------- history
 -- A ring of leaves, one of which is written to; each is truncated before its next
--- turn (src/history_ring.c). BRIN only, since rows of a task lie close together.
+-- turn (src/history_ring.c). BRIN only, since rows of a task lie close together; in
+-- ranges of half a megabyte, since autovacuum keeps 256 requests to summarize one,
+-- and each that finds no room is a line in the log: that is 128 MB in the minute
+-- between two of its rounds.
 CREATE TABLE tasker.task_transitions (
 	slot smallint NOT NULL,
 	executor int,
@@ -255,7 +258,7 @@ CREATE TABLE tasker.task_transitions_1 PARTITION OF tasker.task_transitions FOR 
 CREATE TABLE tasker.task_transitions_2 PARTITION OF tasker.task_transitions FOR VALUES IN (2);
 CREATE TABLE tasker.task_transitions_3 PARTITION OF tasker.task_transitions FOR VALUES IN (3);
 CREATE INDEX task_transitions_task ON tasker.task_transitions
-	USING brin (task_id, created_at) WITH (pages_per_range = 16, autosummarize = on);
+	USING brin (task_id, created_at) WITH (pages_per_range = 64, autosummarize = on);
 COMMENT ON TABLE tasker.task_transitions IS 'One row for each change of state of a task.';
 COMMENT ON COLUMN tasker.task_transitions.executor IS 'Process id of the server process that made the change.';
 
@@ -276,7 +279,7 @@ CREATE TABLE tasker.workflow_step_transitions_1 PARTITION OF tasker.workflow_ste
 CREATE TABLE tasker.workflow_step_transitions_2 PARTITION OF tasker.workflow_step_transitions FOR VALUES IN (2);
 CREATE TABLE tasker.workflow_step_transitions_3 PARTITION OF tasker.workflow_step_transitions FOR VALUES IN (3);
 CREATE INDEX workflow_step_transitions_task ON tasker.workflow_step_transitions
-	USING brin (task_id, created_at) WITH (pages_per_range = 16, autosummarize = on);
+	USING brin (task_id, created_at) WITH (pages_per_range = 64, autosummarize = on);
 COMMENT ON TABLE tasker.workflow_step_transitions IS 'One row for each change of state of a step.';
 COMMENT ON COLUMN tasker.workflow_step_transitions.executor IS 'Process id of the server process that made the change.';
 COMMENT ON COLUMN tasker.workflow_step_transitions.started_at IS 'When the attempt that ended here began.';
