@@ -43,11 +43,17 @@ endif
 # A test build has a clock that tests can set and fault points (src/fault.h).
 ifdef TASKER_TEST
 PG_CPPFLAGS += -DTASKER_TEST -DUSE_ASSERT_CHECKING
+# One for a sanitizer ends the process that does what C does not define. The
+# server's own flags define what signed integers do at their ends.
+ifdef SANITIZE
+COPT = -fno-wrapv -fno-sanitize-recover=all -fsanitize=$(SANITIZE)
+OBJS += test/sanitize/options.o
+endif
 endif
 
 PG_CONFIG ?= pg_config
 # The goals that bring a server along must work before there is one.
-ifneq ($(filter-out test test-upgrade chaos fuzz conformance test-matrix demo demo-stop bench bench-full,$(or $(MAKECMDGOALS),all)),)
+ifneq ($(filter-out test test-upgrade chaos fuzz sanitize conformance test-matrix demo demo-stop bench bench-full,$(or $(MAKECMDGOALS),all)),)
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 endif
@@ -85,6 +91,10 @@ fuzz:
 	@seed=$(or $(SEED),$$(date +%s)); echo "SEED=$$seed"; \
 	SUITE=property TESTS=fuzz TASKER_SEED=$$seed FUZZ=$(or $(FUZZ),50) TEST_TIMEOUT=7200 test/run
 
+# The suites on a build that stops at what C does not define: SUITE=…, TESTS=….
+sanitize:
+	@SANITIZE=$(or $(SANITIZE),undefined) test/run
+
 # Suite chaos in its long form: DURATION=seconds of faults, SEED=….
 chaos:
 	@SUITE=chaos DURATION=$(or $(DURATION),600) TEST_TIMEOUT=$$(($(or $(DURATION),600) * 3 + 900)) test/run
@@ -110,4 +120,4 @@ format:
 check-format:
 	@PG_CONFIG=$(PG_CONFIG) test/lib/indent.sh --check src/*.[ch]
 
-.PHONY: test test-upgrade chaos fuzz conformance test-matrix demo demo-stop bench bench-full format check-format
+.PHONY: test test-upgrade chaos fuzz sanitize conformance test-matrix demo demo-stop bench bench-full format check-format
