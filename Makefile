@@ -47,7 +47,7 @@ PG_CPPFLAGS += -DTASKER_TEST -DUSE_ASSERT_CHECKING
 # server's own flags define what signed integers do at their ends.
 ifdef SANITIZE
 COPT = -fno-wrapv -fno-sanitize-recover=all -fsanitize=$(SANITIZE)
-OBJS += test/sanitize/options.o
+OBJS += test/sanitize/options.o $(if $(findstring address,$(SANITIZE)),test/sanitize/palloc.o)
 endif
 endif
 
