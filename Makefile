@@ -7,6 +7,7 @@
 #   make test-upgrade                       pg_upgrade to the next major version, with work in flight
 #   make test-matrix                        the suites against every major of PostgreSQL that Debian has, as root
 #   make bench, make bench-full             tasker, its peers and the floor, side by side (bench/README.md)
+#   make sanitize                           the suites on a build for a sanitizer (test/README.md)
 #   make chaos                              faults at random for ten minutes and more, see docs/delivery.md
 
 MODULE_big = tasker
@@ -46,8 +47,12 @@ PG_CPPFLAGS += -DTASKER_TEST -DUSE_ASSERT_CHECKING
 # One for a sanitizer ends the process that does what C does not define. The
 # server's own flags define what signed integers do at their ends.
 ifdef SANITIZE
-COPT = -fno-wrapv -fno-sanitize-recover=all -fsanitize=$(SANITIZE)
-OBJS += test/sanitize/options.o $(if $(findstring address,$(SANITIZE)),test/sanitize/palloc.o)
+COPT = -fno-wrapv -fno-sanitize-recover=all -fsanitize=undefined,float-cast-overflow,float-divide-by-zero
+OBJS += test/sanitize/options.o
+ifeq ($(SANITIZE),address)
+COPT += -fsanitize=address
+OBJS += test/sanitize/palloc.o
+endif
 endif
 endif
 

@@ -6,7 +6,7 @@
  */
 #include <stdlib.h>
 
-extern __attribute__((visibility("default"))) const char *__ubsan_default_options(void);
+extern const char *__ubsan_default_options(void) __attribute__((visibility("default")));
 
 const char *
 __ubsan_default_options(void)

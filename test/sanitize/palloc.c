@@ -28,13 +28,18 @@ typedef struct Chunk
 	MemoryContext context;
 } Chunk;
 
-/* A context begins so; its list of free chunks of the smallest size, which it has no more use for, is that of ours. */
+/*
+ * A context begins so. Its list of free chunks of the smallest size, for which
+ * it has no more use, becomes that of ours.
+ */
 typedef struct Context
 {
 	MemoryContextData header;
 	void	   *blocks;
 	Chunk	   *chunks;
 } Context;
+
+static void install(void) __attribute__((constructor));
 
 static MemoryContextMethods original;
 
@@ -67,9 +72,7 @@ take_out(Chunk *chunk)
 static Chunk *
 chunk_of(void *pointer)
 {
-	uint64		magic = ((uint64 *) pointer)[-2];
-
-	return magic == MAGIC ? (Chunk *) pointer - 1 : NULL;
+	return ((uint64 *) pointer)[-2] == MAGIC ? (Chunk *) pointer - 1 : NULL;
 }
 
 static void *
@@ -106,7 +109,8 @@ checked_chunk_space(MemoryContext context, void *pointer)
 static void *
 checked_realloc(MemoryContext context, void *pointer, Size size)
 {
-	Size		had = checked_chunk_space(context, pointer) - (chunk_of(pointer) ? sizeof(Chunk) : 2 * sizeof(void *));
+	Size		head = chunk_of(pointer) != NULL ? sizeof(Chunk) : sizeof(Chunk) - offsetof(Chunk, magic);
+	Size		had = checked_chunk_space(context, pointer) - head;
 	void	   *result = checked_alloc(context, size);
 
 	if (result == NULL)
@@ -160,7 +164,8 @@ take_over(MemoryContext context)
 		take_over(child);
 }
 
-static void __attribute__((constructor))
+/* When the library is loaded: TopMemoryContext is there then. */
+static void
 install(void)
 {
 	MemoryContextMethods *methods = unconstify(MemoryContextMethods *, TopMemoryContext->methods);
