@@ -46,7 +46,7 @@ ifdef TASKER_TEST
 PG_CPPFLAGS += -DTASKER_TEST -DUSE_ASSERT_CHECKING
 # One for a sanitizer ends the process that does what C does not define. The
 # server's own flags define what signed integers do at their ends.
-ifdef SANITIZE
+ifneq ($(filter undefined address,$(SANITIZE)),)
 COPT = -fno-wrapv -fno-sanitize-recover=all -fsanitize=undefined,float-cast-overflow,float-divide-by-zero
 OBJS += test/sanitize/options.o
 ifeq ($(SANITIZE),address)
@@ -96,7 +96,7 @@ fuzz:
 	@seed=$(or $(SEED),$$(date +%s)); echo "SEED=$$seed"; \
 	SUITE=property TESTS=fuzz TASKER_SEED=$$seed FUZZ=$(or $(FUZZ),50) TEST_TIMEOUT=7200 test/run
 
-# The suites on a build that stops at what C does not define: SUITE=…, TESTS=….
+# The suites on a build for a sanitizer: SANITIZE=undefined, address or assert, SUITE=…, TESTS=….
 sanitize:
 	@SANITIZE=$(or $(SANITIZE),undefined) test/run
 
