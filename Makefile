@@ -7,6 +7,7 @@
 #   make test-upgrade                       pg_upgrade to the next major version, with work in flight
 #   make test-matrix                        the suites against every major of PostgreSQL that Debian has, as root
 #   make bench, make bench-full             tasker, its peers and the floor, side by side (bench/README.md)
+#   make sanitize                           the suites on a build for a sanitizer (test/README.md)
 #   make chaos                              faults at random for ten minutes and more, see docs/delivery.md
 
 MODULE_big = tasker
@@ -43,11 +44,21 @@ endif
 # A test build has a clock that tests can set and fault points (src/fault.h).
 ifdef TASKER_TEST
 PG_CPPFLAGS += -DTASKER_TEST -DUSE_ASSERT_CHECKING
+# One for a sanitizer ends the process that does what C does not define. The
+# server's own flags define what signed integers do at their ends.
+ifneq ($(filter undefined address,$(SANITIZE)),)
+COPT = -fno-wrapv -fno-sanitize-recover=all -fsanitize=undefined,float-cast-overflow,float-divide-by-zero
+OBJS += test/sanitize/options.o
+ifeq ($(SANITIZE),address)
+COPT += -fsanitize=address
+OBJS += test/sanitize/palloc.o
+endif
+endif
 endif
 
 PG_CONFIG ?= pg_config
 # The goals that bring a server along must work before there is one.
-ifneq ($(filter-out test test-upgrade chaos fuzz conformance test-matrix demo demo-stop bench bench-full,$(or $(MAKECMDGOALS),all)),)
+ifneq ($(filter-out test test-upgrade chaos fuzz sanitize conformance test-matrix demo demo-stop bench bench-full,$(or $(MAKECMDGOALS),all)),)
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 endif
@@ -85,6 +96,10 @@ fuzz:
 	@seed=$(or $(SEED),$$(date +%s)); echo "SEED=$$seed"; \
 	SUITE=property TESTS=fuzz TASKER_SEED=$$seed FUZZ=$(or $(FUZZ),50) TEST_TIMEOUT=7200 test/run
 
+# The suites on a build for a sanitizer: SANITIZE=undefined, address or assert, SUITE=…, TESTS=….
+sanitize:
+	@SANITIZE=$(or $(SANITIZE),undefined) test/run
+
 # Suite chaos in its long form: DURATION=seconds of faults, SEED=….
 chaos:
 	@SUITE=chaos DURATION=$(or $(DURATION),600) TEST_TIMEOUT=$$(($(or $(DURATION),600) * 3 + 900)) test/run
@@ -110,4 +125,4 @@ format:
 check-format:
 	@PG_CONFIG=$(PG_CONFIG) test/lib/indent.sh --check src/*.[ch]
 
-.PHONY: test test-upgrade chaos fuzz conformance test-matrix demo demo-stop bench bench-full format check-format
+.PHONY: test test-upgrade chaos fuzz sanitize conformance test-matrix demo demo-stop bench bench-full format check-format

@@ -1,7 +1,7 @@
 #!/bin/bash
 # cluster.sh: a private, throwaway PostgreSQL cluster with this checkout's tasker.
 #
-#   cluster.sh start [--test-build|--release] [--conf k=v]... [--make VAR=VALUE]... [--durable]
+#   cluster.sh start [--test-build|--release] [--conf k=v]... [--make VAR=VALUE]... [--durable] [--preload LIBRARIES]
 #                           install, build, initdb, start; again: rebuild, restart. Prints the env file's name.
 #   cluster.sh reinstall    rebuild what changed, install it, restart the server
 #   cluster.sh stop | restart
@@ -205,6 +205,26 @@ build() {
 	as_user make -s -C "$BUILD" PG_CONFIG="$BIN/pg_config" with_llvm=no "${args[@]}" install </dev/null >&2
 }
 
+# preload_server LIBRARIES: every server that is started from here on has them
+# first; what ends in .c is a source of the checkout, to be made one
+preload_server() {
+	local postgres=$BIN/postgres library list=
+	if [ -x "$postgres.plain" ]; then
+		as_user mv "$postgres.plain" "$postgres"
+	fi
+	[ -n "$1" ] || return 0
+	for library in $1; do
+		if [ "${library%.c}" != "$library" ]; then
+			as_user gcc -shared -fPIC -o "$W/preloaded.so" "$BUILD/$library"
+			library=$W/preloaded.so
+		fi
+		list+="$library "
+	done
+	as_user mv "$postgres" "$postgres.plain"
+	printf '%s\n' '#!/bin/bash' "LD_PRELOAD='$list' exec -a \"\$0\" \"\$0.plain\" \"\$@\"" | as_user tee "$postgres" >/dev/null
+	as_user chmod +x "$postgres"
+}
+
 # ---- the server -------------------------------------------------------------
 
 init_data() {
@@ -242,7 +262,7 @@ stop_server() {
 # ---- verbs ------------------------------------------------------------------
 
 cmd_start() {
-	local mode= conf=() make=() durable=off
+	local mode= conf=() make=() durable=off preload=
 	while [ $# -gt 0 ]; do
 		case $1 in
 			--test-build) mode=test ;;
@@ -250,6 +270,7 @@ cmd_start() {
 			--durable) durable=on ;;
 			--conf) conf+=("$2"); shift ;;
 			--make) make+=("$2"); shift ;;
+			--preload) preload=$2; shift ;;
 			*) die "start: unknown option $1" ;;
 		esac
 		shift
@@ -269,6 +290,7 @@ cmd_start() {
 	[ "$MODE" != test ] || make+=(TASKER_TEST=1)
 	printf '%s\n' WERROR=1 "${make[@]}" | as_user tee "$W/make-$MODE" >/dev/null
 	build
+	preload_server "$preload"
 	[ -d "$W/data" ] || init_data
 	{
 		if [ "$durable" = off ]; then

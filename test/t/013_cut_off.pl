@@ -204,7 +204,8 @@ kill 'KILL', $scheduler;
 wait_for_server($node, $log);
 is(ended_as($long), 'enqueued|0', 'a crash of another process: neither');
 until_sql($running, 'it is under way again');
-$node->safe_psql('postgres', "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'tasker executor'");
+# Not the others too: one of them may have taken it up before its turn comes.
+$node->safe_psql('postgres', "SELECT pg_terminate_backend(pid) FROM tasker.executing WHERE task_id = $long");
 until_sql("(SELECT last_error ->> 'sqlstate' = 'TK430' FROM tasker.workflow_steps WHERE task_id = $long)", 'its executor is terminated: that is kept');
 until_sql("(SELECT state = 'complete' FROM tasker.tasks WHERE task_id = $long)", 'after all of it the step, which has one attempt, is complete');
 
@@ -224,7 +225,9 @@ foreach my $time (1, 2)
 	$node->kill9;
 	until_true(sub { !grep { kill 0, $_ } @children }, 'and so are all others');
 	$node->start;
-	until_sql("(SELECT count(*) = 2 FROM tasker.workflow_steps WHERE $of_both AND last_error ->> 'sqlstate' = 'TK430')", 'both were cut off');
+	# What was noted the first time is still there the second.
+	my $noted = $time == 1 ? "last_error ->> 'sqlstate' = 'TK430'" : 'attempts > 0';
+	until_sql("(SELECT count(*) = 2 FROM tasker.workflow_steps WHERE $of_both AND $noted)", 'both were cut off');
 	is(query("SELECT string_agg(attempts::text, ',') FROM tasker.workflow_steps WHERE $of_both"),
 		$time == 1 ? '0,0' : '1,1', $time == 1 ? 'which costs nothing the first time' : 'and the next time an attempt');
 }
