@@ -47,6 +47,29 @@ set_state(ExecutorState state)
 	LWLockRelease(&shared->lock);
 }
 
+/*
+ * Is this executor one too many, since a limit was lowered? Then as many as it
+ * allows have slots before this one.
+ */
+static bool
+is_surplus(void)
+{
+	TaskerShared *shared = tasker_shared();
+	int			all = 0;
+	int			of_role = 0;
+
+	LWLockAcquire(&shared->lock, LW_SHARED);
+	for (ExecutorSlot *slot = shared->executors; slot < my_slot; slot++)
+	{
+		if (slot->state == EXECUTOR_FREE)
+			continue;
+		all++;
+		of_role += slot->database == my_slot->database && slot->owner == my_slot->owner;
+	}
+	LWLockRelease(&shared->lock);
+	return all >= tasker_max_executors || of_role >= tasker_max_executors_per_role;
+}
+
 static void
 free_slot(int code, Datum arg)
 {
@@ -201,7 +224,7 @@ one_batch(BatchRunner *runner)
 static bool
 should_leave(void)
 {
-	return my_slot->stop || !tasker_enabled || guard_was_revoked();
+	return my_slot->stop || !tasker_enabled || guard_was_revoked() || is_surplus();
 }
 
 void
