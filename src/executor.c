@@ -24,6 +24,7 @@
 #include "storage/ipc.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
+#include "unusable.h"
 #include "utils/memutils.h"
 #include "utils/portal.h"
 #include "utils/snapmgr.h"
@@ -156,7 +157,7 @@ blame_step(BatchRunner *runner, ErrorData *error)
 static bool
 may_go_on(void)
 {
-	return definition_cache_check() && library_fits(0) && role_unusable(my_slot->role, "") == NULL;
+	return definition_cache_check() && library_fits(0) && role_unusable(my_slot->role) == NULL;
 }
 
 /* What handlers left in the session is not for those of the next batch. */

@@ -92,6 +92,9 @@ foreach my $database ('stopped', 'forced')
 	$node->safe_psql($database, 'SELECT tasker.start()');
 	wait_until($node, $database, $one, "$database: a scheduler that start() started");
 }
+is($node->safe_psql('stopped', "SELECT detail FROM tasker.doctor() WHERE problem = 'tasker is not preloaded'"),
+	'After the next restart of the server nothing runs until tasker.start().', 'the doctor warns of the next restart');
+is($node->safe_psql('stopped', "SELECT count(*) FROM tasker.doctor() WHERE problem = 'no scheduler runs'"), 0, 'but for that all is well');
 ($rc, $out, $err) = $node->psql('postgres', 'DROP DATABASE stopped');
 like($err, qr/is being accessed by other users/, 'it is in the way of DROP DATABASE');
 $node->safe_psql('stopped', 'SELECT tasker.stop()');

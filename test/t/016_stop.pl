@@ -103,6 +103,8 @@ foreach my $mode ('smart', 'fast', 'immediate')
 {
 	$standby->start;
 	wait_until($standby, 'postgres', "EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming')", 'a standby streams');
+	is($standby->safe_psql('postgres', "SELECT string_agg(problem || ': ' || detail, ', ') FROM tasker.doctor() WHERE problem <> 'fsync is off'"), '',
+		'... about which the doctor has nothing to say') if $mode eq 'smart';
 	stop_in_time($standby, $mode, 'a standby');
 }
 
