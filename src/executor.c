@@ -225,7 +225,7 @@ one_batch(BatchRunner *runner)
 static bool
 should_leave(void)
 {
-	return my_slot->stop || !tasker_enabled || guard_was_revoked() || is_surplus();
+	return my_slot->stop || my_slot->give_way || !tasker_enabled || guard_was_revoked() || is_surplus();
 }
 
 void

@@ -216,7 +216,7 @@ has_full_server(ExplainedStep *step)
 	if (all < tasker_max_executors)
 		return NULL;
 	return psprintf("all executors of this server (tasker.max_executors, %d) are in use, %d of them by role \"%s\": "
-					"raise the setting, or wait for one to be idle for tasker.executor_idle_timeout",
+					"raise the setting, or wait until one of them gives way",
 					tasker_max_executors, count_executors(step, EXECUTOR_BUSY), step->role_name);
 }
 

@@ -4,7 +4,9 @@
  *	  the limits and the server allow; steps of a role that can have none are
  *	  refused.
  *
- * Called by the scheduler in each of its turns. An executor leaves by itself.
+ * If there may be no more of them, a role that has none gets one nevertheless:
+ * somebody else's leaves after its batch. Called by the scheduler in each of its
+ * turns. An executor leaves by itself.
  */
 #include "process.h"
 
@@ -16,6 +18,14 @@
 
 #define WARN_EVERY_MS		60000
 #define RETRY_MS			1000
+
+/* How long a role has an executor, at the least, while others have none. */
+#define TURN_MS				500
+/* Two are not told to give way within this time: the first one may do. */
+#define GIVE_WAY_MS			100
+
+/* What reserve_slot says if the lane waits until another one's executor leaves. */
+#define NO_ROOM				(-2)
 
 /* Each lane of steps that run in the database, without reading its rows. */
 static TaskerQuery lanes_with_work = {
@@ -39,7 +49,11 @@ typedef struct Lane
 	Oid			role;
 	NameData	role_name;
 	bool		no_owner;
+	bool		has_executor;
 } Lane;
+
+/* The lane that got an executor last: the next one is the next one's turn. */
+static int	last_lane = 0;
 
 /* The executors that this scheduler has had started, by slot. */
 static BackgroundWorkerHandle *handles[TASKER_MAX_EXECUTORS];
@@ -88,20 +102,93 @@ refused_lately(int lane)
 	return false;
 }
 
+/* How many executors there are in all, and of the owner in this database. The caller holds the lock. */
+static int
+count_executors(int owner, int *all)
+{
+	int			n = 0;
+
+	*all = 0;
+	for (int i = 0; i < TASKER_MAX_EXECUTORS; i++)
+	{
+		ExecutorSlot *slot = &tasker_shared()->executors[i];
+
+		if (slot->state == EXECUTOR_FREE)
+			continue;
+		(*all)++;
+		n += slot->database == MyDatabaseId && slot->owner == owner;
+	}
+	return n;
+}
+
+/*
+ * Which executor is the one to give way: one that is idle before one of a role
+ * that has several, and that before one that has had its turn; 0 for none of
+ * them. Busy ones of other databases would be back before anybody else. The
+ * caller holds the lock.
+ */
+static int
+can_give_way(const ExecutorSlot *slot, TimestampTz now)
+{
+	int			all;
+
+	if (slot->state == EXECUTOR_FREE || slot->state == EXECUTOR_STARTING || slot->give_way || slot->stop)
+		return 0;
+	if (slot->state == EXECUTOR_IDLE)
+		return 3;
+	if (slot->database != MyDatabaseId)
+		return 0;
+	if (count_executors(slot->owner, &all) > 1)
+		return 2;
+	return TimestampDifferenceExceeds(slot->started, now, TURN_MS) ? 1 : 0;
+}
+
+/* Have one executor leave after its batch. The caller holds the lock. */
+static void
+make_room(void)
+{
+	static TimestampTz made = 0;
+	TimestampTz now = GetCurrentTimestamp();
+	ExecutorSlot *chosen = NULL;
+	int			best = 0;
+
+	if (!TimestampDifferenceExceeds(made, now, GIVE_WAY_MS))
+		return;
+	for (int i = 0; i < TASKER_MAX_EXECUTORS; i++)
+	{
+		ExecutorSlot *slot = &tasker_shared()->executors[i];
+		int			rank = can_give_way(slot, now);
+
+		if (rank > best || (rank > 0 && rank == best && slot->started < chosen->started))
+		{
+			best = rank;
+			chosen = slot;
+		}
+	}
+	if (chosen == NULL)
+		return;
+	made = now;
+	chosen->give_way = true;
+	if (chosen->latch != NULL)
+		SetLatch(chosen->latch);
+}
+
 /*
  * Reserve a slot for one more executor of the lane, if it needs one: none is
- * idle or on its way, and the limits allow it. Returns -1 if not.
+ * idle or on its way, and the limits allow it. Returns -1 if not, NO_ROOM if
+ * the lane has none at all but for the limit on all of them.
  */
 static int
 reserve_slot(const Lane *lane)
 {
 	TaskerShared *shared = tasker_shared();
 	int			free_slot = -1;
-	int			all = 0;
-	int			of_role = 0;
+	int			all;
+	int			of_role;
 	bool		enough = false;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	of_role = count_executors(-lane->lane, &all);
 	for (int i = 0; i < TASKER_MAX_EXECUTORS; i++)
 	{
 		ExecutorSlot *slot = &shared->executors[i];
@@ -112,10 +199,8 @@ reserve_slot(const Lane *lane)
 				free_slot = i;
 			continue;
 		}
-		all++;
 		if (slot->database != MyDatabaseId || slot->owner != -lane->lane)
 			continue;
-		of_role++;
 		if (slot->state == EXECUTOR_STARTING)
 			enough = true;
 		else if (slot->state == EXECUTOR_IDLE)
@@ -127,6 +212,11 @@ reserve_slot(const Lane *lane)
 	}
 	if (enough || all >= tasker_max_executors || of_role >= tasker_max_executors_per_role)
 		free_slot = -1;
+	if (of_role == 0 && all >= tasker_max_executors)
+	{
+		make_room();
+		free_slot = NO_ROOM;
+	}
 	if (free_slot >= 0)
 	{
 		ExecutorSlot *slot = &shared->executors[free_slot];
@@ -138,15 +228,16 @@ reserve_slot(const Lane *lane)
 		slot->pid = 0;
 		slot->latch = NULL;
 		slot->stop = false;
+		slot->give_way = false;
 		slot->connected = false;
 		slot->interrupted = false;
-		slot->since = GetCurrentTimestamp();
+		slot->started = slot->since = GetCurrentTimestamp();
 	}
 	LWLockRelease(&shared->lock);
 	return free_slot;
 }
 
-/* Returns false if the server has no worker to give. */
+/* Returns false if the lane waits for a worker of the server's, or for another lane's executor. */
 static bool
 start_executor(const Lane *lane)
 {
@@ -158,12 +249,15 @@ start_executor(const Lane *lane)
 		return false;
 	slot = reserve_slot(lane);
 	if (slot < 0)
-		return true;
+		return slot != NO_ROOM;
 	old_context = MemoryContextSwitchTo(TopMemoryContext);
 	handles[slot] = register_executor(slot);
 	MemoryContextSwitchTo(old_context);
 	if (handles[slot] != NULL)
+	{
+		last_lane = lane->lane;
 		return true;
+	}
 
 	LWLockAcquire(&tasker_shared()->lock, LW_EXCLUSIVE);
 	tasker_shared()->executors[slot].state = EXECUTOR_FREE;
@@ -213,6 +307,7 @@ find_lanes(int *n)
 	TaskerSection section;
 	MemoryContext context = CurrentMemoryContext;
 	Lane	   *lanes;
+	int			all;
 
 	tasker_enter(&section);
 	*n = (int) tasker_run(&lanes_with_work, NULL, NULL);
@@ -228,34 +323,50 @@ find_lanes(int *n)
 		lanes[i].role_name = *DatumGetName(tasker_value_notnull(i, 3));
 	}
 	tasker_leave(&section);
+	LWLockAcquire(&tasker_shared()->lock, LW_SHARED);
+	for (int i = 0; i < *n; i++)
+		lanes[i].has_executor = count_executors(-lanes[i].lane, &all) > 0;
+	LWLockRelease(&tasker_shared()->lock);
 	return lanes;
+}
+
+/* Returns false if the lane waits for a worker, or for a lock. */
+static bool
+serve_lane(Lane *lane, int *refusals)
+{
+	ErrorData  *error = check_owner(lane);
+	int			refused_now;
+
+	if (error == NULL)
+		return start_executor(lane);
+	refused_now = refuse_steps(lane->lane, 0, 0, error);
+	*refusals += refused_now;
+	return refused_now > 0;		/* else somebody has them locked */
 }
 
 /*
  * Returns false if some lane waits for a worker, or for a lock; counts the steps that were
- * refused, of which there may be more.
+ * refused, of which there may be more. Lanes without an executor come first, and
+ * take turns.
  */
 bool
 serve_lanes(int *refusals)
 {
 	bool		served = true;
 	int			n;
+	int			first = 0;
 	Lane	   *lanes = find_lanes(&n);
 
-	for (int i = 0; i < n; i++)
-	{
-		ErrorData  *error = check_owner(&lanes[i]);
-
-		if (error == NULL)
-			served &= start_executor(&lanes[i]);
-		else
+	while (first < n && lanes[first].lane <= last_lane)
+		first++;
+	for (int pass = 0; pass < 2; pass++)
+		for (int i = 0; i < n; i++)
 		{
-			int			refused_now = refuse_steps(lanes[i].lane, 0, 0, error);
+			Lane	   *lane = &lanes[(first + i) % n];
 
-			*refusals += refused_now;
-			served &= refused_now > 0;	/* somebody has them locked */
+			if (lane->has_executor == (pass == 1))
+				served &= serve_lane(lane, refusals);
 		}
-	}
 	return served;
 }
 
