@@ -73,7 +73,7 @@ Errors: TK420 the lease is not the step''s any more, TK204, TK400, TK500. Exampl
 CREATE FUNCTION tasker.heartbeat(task_id bigint, step_id int, lease uuid, extend interval DEFAULT NULL, checkpoint jsonb DEFAULT NULL) RETURNS timestamptz
 	AS 'MODULE_PATHNAME', 'tasker_heartbeat' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION tasker.heartbeat(bigint, int, uuid, interval, jsonb) IS
-'Extends a claimed step''s lease from now on by the given time, or by the step''s own lease, and returns its new end: never sooner than before, nor past the step''s timeout. A checkpoint is kept for the next attempt.
+'Extends a claimed step''s lease from now on by the given time, or by the step''s own lease, and returns its new end: never sooner than before, nor past the step''s timeout; so with extend ''0'' the lease stays what it is. A checkpoint is kept for the next attempt.
 Errors: TK420 the lease is not the step''s any more: stop the work; TK204, TK400, TK500. Example: SELECT tasker.heartbeat(42, 3, ''7c0e…'', checkpoint => ''{"row": 1000}'');';
 
 CREATE FUNCTION tasker.release_step(task_id bigint, step_id int, lease uuid, delay interval DEFAULT NULL) RETURNS void

@@ -345,7 +345,7 @@ failure_document(FunctionCallInfo fcinfo, int attempts, TimestampTz now)
 				 errdetail("It is %s.", JB_ROOT_IS_SCALAR(error) ? "a scalar" : "an array"),
 				 errhint("For example: {\"message\": \"…\", \"detail\": \"…\"}.")));
 	if (error != NULL)
-		check_results_size(error);
+		check_document_size(error, "the error of a step is");
 	said.sqlerrcode = ERRCODE_EXTERNAL_ROUTINE_EXCEPTION;
 	said.message = "the worker gave no message";
 	return error == NULL ? JsonbPGetDatum(error_document(&said, attempts, now)) :
@@ -389,7 +389,7 @@ tasker_heartbeat(PG_FUNCTION_ARGS)
 	need(fcinfo, 3, "heartbeat");
 	extend = seconds_argument(fcinfo, 3, "a lease", -1);
 	if (!PG_ARGISNULL(4))
-		check_results_size(PG_GETARG_JSONB_P(4));
+		check_document_size(PG_GETARG_JSONB_P(4), "the checkpoint of a step is");
 	tasker_enter(&section);
 	held = hold_step(fcinfo);
 	/* never sooner: the worker was promised so long, and the timer is set */

@@ -24,6 +24,7 @@
 #include "storage/ipc.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
+#include "unusable.h"
 #include "utils/memutils.h"
 #include "utils/portal.h"
 #include "utils/snapmgr.h"
@@ -45,6 +46,29 @@ set_state(ExecutorState state)
 	my_slot->state = state;
 	my_slot->since = GetCurrentTimestamp();
 	LWLockRelease(&shared->lock);
+}
+
+/*
+ * Is this executor one too many, since a limit was lowered? Then as many as it
+ * allows have slots before this one.
+ */
+static bool
+is_surplus(void)
+{
+	TaskerShared *shared = tasker_shared();
+	int			all = 0;
+	int			of_role = 0;
+
+	LWLockAcquire(&shared->lock, LW_SHARED);
+	for (ExecutorSlot *slot = shared->executors; slot < my_slot; slot++)
+	{
+		if (slot->state == EXECUTOR_FREE)
+			continue;
+		all++;
+		of_role += slot->database == my_slot->database && slot->owner == my_slot->owner;
+	}
+	LWLockRelease(&shared->lock);
+	return all >= tasker_max_executors || of_role >= tasker_max_executors_per_role;
 }
 
 static void
@@ -133,7 +157,7 @@ blame_step(BatchRunner *runner, ErrorData *error)
 static bool
 may_go_on(void)
 {
-	return definition_cache_check() && library_fits(0) && role_unusable(my_slot->role, "") == NULL;
+	return definition_cache_check() && library_fits(0) && role_unusable(my_slot->role) == NULL;
 }
 
 /* What handlers left in the session is not for those of the next batch. */
@@ -201,7 +225,7 @@ one_batch(BatchRunner *runner)
 static bool
 should_leave(void)
 {
-	return my_slot->stop || !tasker_enabled || guard_was_revoked();
+	return my_slot->stop || my_slot->give_way || !tasker_enabled || guard_was_revoked() || is_surplus();
 }
 
 void

@@ -73,5 +73,6 @@ extern char *is_disarmed(ExplainedStep *step);
 extern char *scheduler_obstacle(ExplainedStep *step);
 extern char *claim_obstacle(ExplainedStep *step);
 extern char *executor_obstacle(ExplainedStep *step);
+extern int	count_background_workers(void);
 
 #endif							/* TASKER_EXPLAIN_H */

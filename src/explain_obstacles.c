@@ -7,15 +7,12 @@
  */
 #include "explain.h"
 
-#include "access/htup_details.h"
 #include "access/xlog.h"
-#include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "engine.h"
 #include "guard.h"
 #include "miscadmin.h"
-#include "utils/acl.h"
-#include "utils/syscache.h"
+#include "unusable.h"
 
 /* Is a step at it that must run alone among its like? */
 static TaskerQuery cut_off_lock = {
@@ -119,34 +116,15 @@ claim_obstacle(ExplainedStep *step)
 
 /* ------------------------------------------------- what keeps executors away */
 
-/* The owner must be the role that it was, and able to have a session. */
 static char *
 has_unusable_owner(ExplainedStep *step)
 {
-	char	   *current = GetUserNameFromId(step->role, true);
-	HeapTuple	tuple;
-	bool		may_login;
+	const Unusable *why = owner_unusable(step->role, step->role_name);
 
-	if (step->role_name == NULL)
-		return pstrdup("its owner's row of tasker.owners is missing: create the task anew");
-	if (current == NULL || (strcmp(current, step->role_name) != 0 &&
-							OidIsValid(get_role_oid(step->role_name, true))))
-		return psprintf("role \"%s\", which submitted the task and as which it would run, was dropped: "
-						"create the task anew as another role", step->role_name);
-	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(step->role));
-	may_login = !HeapTupleIsValid(tuple) || ((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
-	if (HeapTupleIsValid(tuple))
-		ReleaseSysCache(tuple);
-	if (!may_login)
-		return psprintf("role \"%s\", as which it would run, may not log in: ALTER ROLE %s LOGIN",
-						current, quote_identifier(current));
-	if (superuser_arg(step->role) && !tasker_allow_superuser_steps)
-		return psprintf("role \"%s\", as which it would run, is a superuser and tasker.allow_superuser_steps "
-						"is off: ALTER ROLE %s NOSUPERUSER, or set it on", current, quote_identifier(current));
-	if (tasker_database_aclcheck(MyDatabaseId, step->role) != ACLCHECK_OK)
-		return psprintf("role \"%s\", as which it would run, may not connect to this database: "
-						"GRANT CONNECT ON DATABASE ... TO %s", current, quote_identifier(current));
-	return NULL;
+	if (why == NULL)
+		return NULL;
+	return psprintf("%s: %s", unusable_message(why, step->role, step->role_name),
+					unusable_cure(why, step->role, step->role_name));
 }
 
 /* What an executor of the same owner is at, for a list. */
@@ -160,6 +138,14 @@ shown_work(const ExecutorSlot *slot)
 		return psprintf("process %d between two steps", slot->pid);
 	return psprintf("process %d with %s of task " INT64_FORMAT " since %s", slot->pid,
 					explain_label(step_id, explain_step_name(task_id, step_id)), task_id, explain_time(slot->since));
+}
+
+/* Of all of the server's, as far as can be seen. Inside a section. */
+int
+count_background_workers(void)
+{
+	tasker_run(&count_workers, NULL, NULL);
+	return DatumGetInt32(tasker_value_notnull(0, 1));
 }
 
 /* The executors of the step's owner in a state: how many. */
@@ -230,7 +216,7 @@ has_full_server(ExplainedStep *step)
 	if (all < tasker_max_executors)
 		return NULL;
 	return psprintf("all executors of this server (tasker.max_executors, %d) are in use, %d of them by role \"%s\": "
-					"raise the setting, or wait for one to be idle for tasker.executor_idle_timeout",
+					"raise the setting, or wait until one of them gives way",
 					tasker_max_executors, count_executors(step, EXECUTOR_BUSY), step->role_name);
 }
 
@@ -239,8 +225,7 @@ has_no_worker(ExplainedStep *step)
 {
 	if (count_executors(step, EXECUTOR_BUSY) > 0)
 		return NULL;
-	tasker_run(&count_workers, NULL, NULL);
-	if (explain_int_at(1) < max_worker_processes)
+	if (count_background_workers() < max_worker_processes)
 		return NULL;
 	return psprintf("the server has no background worker left for an executor (max_worker_processes is %d): "
 					"raise that setting, or %s", max_worker_processes, call_run(step));

@@ -127,8 +127,8 @@ tasker_guc_init(void)
 							PGC_SUSET, 0, NULL, NULL, NULL);
 
 	DefineCustomIntVariable("tasker.max_result_size",
-							"The largest results of a step.",
-							"More is an error of the step.",
+							"The largest results of a step, and its error, its checkpoint, a worker's metadata.",
+							"More is an error of the step, or of the call.",
 							&tasker_max_result_size, 1024, 1, 1024 * 1024,
 							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
 

@@ -56,6 +56,15 @@ option_text(List *options, const char *name)
 	return NULL;
 }
 
+/* Which CREATE DATABASE copies. */
+static char *
+template_of(CreatedbStmt *command)
+{
+	char	   *name = option_text(command->options, "template");
+
+	return name != NULL ? name : "template1";
+}
+
 /* The database that the command wants for itself, or NULL. */
 static char *
 database_wanted(Node *command)
@@ -68,7 +77,7 @@ database_wanted(Node *command)
 			return castNode(RenameStmt, command)->renameType == OBJECT_DATABASE ?
 				castNode(RenameStmt, command)->subname : NULL;
 		case T_CreatedbStmt:
-			return option_text(castNode(CreatedbStmt, command)->options, "template");
+			return template_of(castNode(CreatedbStmt, command));
 		case T_AlterDatabaseStmt:
 			return option_text(castNode(AlterDatabaseStmt, command)->options, "tablespace") != NULL ?
 				castNode(AlterDatabaseStmt, command)->dbname : NULL;

@@ -21,9 +21,13 @@ extern void process_abort(void);
 
 /* scheduler.c, executor.c, launcher.c */
 extern bool register_scheduler(Oid database);
-extern ErrorData *role_unusable(Oid role, const char *name);
 extern BackgroundWorkerHandle *register_executor(int slot);
 extern void launcher_init(void);
+
+/* staffing.c */
+extern void reap_executors(void);
+extern bool serve_lanes(int *refusals);
+extern void stop_executors(void);
 
 /* lifecycle.c */
 extern void lifecycle_init(void);

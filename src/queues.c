@@ -257,7 +257,7 @@ tasker_register_worker(PG_FUNCTION_ARGS)
 				 errmsg("a worker registers with its name, its queues and what it says of itself"),
 				 errdetail("One of them is null, or the name does not have from 1 to %d bytes.", TASKER_MAX_NAME),
 				 errhint("For example: register_worker('worker-1', '{payments}').")));
-	check_results_size(PG_GETARG_JSONB_P(2));
+	check_document_size(PG_GETARG_JSONB_P(2), "the metadata of a worker is");
 	check_remark((text *) PG_GETARG_ARRAYTYPE_P(1), "the list of a worker's queues", TASKER_MAX_REMARK);
 	tasker_enter(&section);
 	(void) caller_scope();

@@ -1,7 +1,8 @@
 /*
  * results.c
- *	  The results of steps: small ones live in the step's row, larger ones
- *	  apart, so that updates of steps stay on their page (HOT).
+ *	  The results of steps: how large they, and other documents of steps and
+ *	  workers, may be; small ones live in the step's row, larger ones apart, so
+ *	  that updates of steps stay on their page (HOT).
  */
 #include "results.h"
 
@@ -16,17 +17,27 @@ static TaskerQuery store_apart = {
 	.args = {INT8OID, INT4OID, JSONBOID},
 };
 
+/*
+ * Refuse a document that a step, or a worker, may not have. What it is called
+ * ends in its verb: "the checkpoint of a step is".
+ */
+void
+check_document_size(Jsonb *document, const char *what)
+{
+	if (VARSIZE(document) > (Size) tasker_max_result_size * 1024)
+		ereport(ERROR,
+				(errcode(ERRCODE_TASKER_RESULT_TOO_LARGE),
+				 errmsg("%s too large", what),
+				 errdetail("There are %zu bytes, the limit is %d kB.",
+						   (Size) VARSIZE(document), tasker_max_result_size),
+				 errhint("Keep large data in a table and its key here, or raise tasker.max_result_size.")));
+	check_nesting(document, what, ERRCODE_TASKER_RESULT_TOO_LARGE);
+}
+
 void
 check_results_size(Jsonb *results)
 {
-	if (VARSIZE(results) > (Size) tasker_max_result_size * 1024)
-		ereport(ERROR,
-				(errcode(ERRCODE_TASKER_RESULT_TOO_LARGE),
-				 errmsg("the results of a step are too large"),
-				 errdetail("They have %zu bytes, the limit is %d kB.",
-						   (Size) VARSIZE(results), tasker_max_result_size),
-				 errhint("Keep large data in a table and its key in the results, or raise tasker.max_result_size.")));
-	check_nesting(results, "the results of a step are", ERRCODE_TASKER_RESULT_TOO_LARGE);
+	check_document_size(results, "the results of a step are");
 }
 
 bool

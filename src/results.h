@@ -7,6 +7,7 @@
 
 #include "tasker.h"
 
+extern void check_document_size(Jsonb *document, const char *what);
 extern void check_results_size(Jsonb *results);
 extern bool results_live_apart(Jsonb *results);
 extern void store_results_apart(int64 task_id, int step_id, Jsonb *results);

@@ -10,12 +10,7 @@
  */
 #include "process.h"
 
-#include "access/htup_details.h"
 #include "access/xact.h"
-#include "batch.h"
-#include "catalog/pg_authid.h"
-#include "catalog/pg_type.h"
-#include "commands/dbcommands.h"
 #include "definition_cache.h"
 #include "engine.h"
 #include "fault.h"
@@ -25,10 +20,8 @@
 #include "queues.h"
 #include "retention.h"
 #include "storage/ipc.h"
-#include "utils/acl.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 #include "version.h"
 
 /* The longest sleep: a net under the latches, one index probe a minute. */
@@ -36,44 +29,8 @@
 /* The shortest between two looks at a timer that can not be served now. */
 #define SHORTEST_SLEEP_MS	100
 #define TIMERS_AT_ONCE		1000
-#define WARN_EVERY_MS		60000
-#define RETRY_MS			1000
 
 PGDLLEXPORT void tasker_scheduler_main(Datum arg);
-
-/* Each lane of steps that run in the database, without reading its rows. */
-static TaskerQuery lanes_with_work = {
-	.sql = "WITH RECURSIVE l AS ("
-	"(SELECT lane FROM tasker.ready_queue WHERE lane < 0 ORDER BY lane LIMIT 1) "
-	"UNION ALL SELECT (SELECT q.lane FROM tasker.ready_queue q "
-	"WHERE q.lane > l.lane AND q.lane < 0 ORDER BY q.lane LIMIT 1) FROM l WHERE l.lane IS NOT NULL) "
-	"SELECT l.lane, CASE WHEN o.owner_id IS NOT NULL THEN COALESCE(o.role_oid, 0::oid) END, o.role_name FROM l LEFT JOIN tasker.owners o ON o.owner_id = -l.lane "
-	"WHERE l.lane IS NOT NULL",
-	.columns = {INT4OID, OIDOID, NAMEOID},
-};
-
-static TaskerQuery rename_owner = {
-	.sql = "UPDATE tasker.owners SET role_name = $2 WHERE owner_id = $1",
-	.args = {INT4OID, NAMEOID},
-};
-
-typedef struct Lane
-{
-	int			lane;
-	Oid			role;
-	NameData	role_name;
-	bool		no_owner;
-} Lane;
-
-/* The executors that this scheduler has had started, by slot. */
-static BackgroundWorkerHandle *handles[TASKER_MAX_EXECUTORS];
-
-/* When, and for which lane, one of them could not connect, by slot. */
-static struct
-{
-	TimestampTz at;
-	int			lane;
-}			refused[TASKER_MAX_EXECUTORS];
 
 static void
 leave(int code, Datum arg)
@@ -198,263 +155,6 @@ give_up_slot(void)
 	return !asked;
 }
 
-/* ------------------------------------------------------------- preflight */
-
-/* An error to record with steps that can not run. */
-static ErrorData *
-owner_error(const char *message, const char *detail, const char *hint)
-{
-	ErrorData  *error = palloc0(sizeof(ErrorData));
-
-	error->sqlerrcode = ERRCODE_TASKER_OWNER_UNUSABLE;
-	error->message = (char *) message;
-	error->detail = (char *) detail;
-	error->hint = (char *) hint;
-	return error;
-}
-
-/* Why the role can have no session here, or NULL. The error names it. */
-ErrorData *
-role_unusable(Oid role, const char *name)
-{
-	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
-	bool		may_login;
-
-	if (!HeapTupleIsValid(tuple))
-		return owner_error(psprintf("role \"%s\", which submitted the task, does not exist", name),
-						   "It was dropped.",
-						   "Create the task anew as another role.");
-	may_login = ((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
-	ReleaseSysCache(tuple);
-	if (!may_login)
-		return owner_error(psprintf("role \"%s\", which submitted the task, may not log in", name),
-						   "It has NOLOGIN, and steps run in a session of their submitter.",
-						   "ALTER ROLE … LOGIN, then tasker.retry_task.");
-	if (superuser_arg(role) && !tasker_allow_superuser_steps)
-		return owner_error(psprintf("role \"%s\", which submitted the task, is a superuser", name),
-						   "tasker.allow_superuser_steps is off.",
-						   "Set it, or create the task anew as an ordinary role.");
-	if (tasker_database_aclcheck(MyDatabaseId, role) != ACLCHECK_OK)
-		return owner_error(psprintf("role \"%s\", which submitted the task, may not connect to this database", name),
-						   "It has no CONNECT privilege on it.",
-						   "GRANT CONNECT ON DATABASE …, then tasker.retry_task.");
-	return NULL;
-}
-
-/* The owner must be the role that it was: by oid and by name. */
-static ErrorData *
-check_owner(Lane *lane)
-{
-	char	   *name = NameStr(lane->role_name);
-	char	   *current;
-	Datum		values[2];
-	TaskerSection section;
-
-	if (lane->no_owner)
-		return owner_error("the task's owner is unknown",
-						   "Its row of tasker.owners is missing.",
-						   "Create the task anew.");
-	current = GetUserNameFromId(lane->role, true);
-	if (current != NULL && strcmp(current, name) != 0)
-	{
-		if (OidIsValid(get_role_oid(name, true)))
-			return owner_error(psprintf("role \"%s\" is not the one that submitted the task", name),
-							   "A role of this name was created later.",
-							   "Create the task anew.");
-		/* ALTER ROLE … RENAME */
-		values[0] = Int32GetDatum(-lane->lane);
-		values[1] = DirectFunctionCall1(namein, CStringGetDatum(current));
-		tasker_enter(&section);
-		tasker_run(&rename_owner, values, NULL);
-		tasker_leave(&section);
-	}
-	return role_unusable(lane->role, name);
-}
-
-/* ------------------------------------------------------------- executors */
-
-/* Give back the slots of executors that ended without doing it themselves. */
-static void
-reap_executors(void)
-{
-	TaskerShared *shared = tasker_shared();
-
-	for (int i = 0; i < TASKER_MAX_EXECUTORS; i++)
-	{
-		pid_t		pid;
-
-		if (handles[i] == NULL || GetBackgroundWorkerPid(handles[i], &pid) != BGWH_STOPPED)
-			continue;
-		pfree(handles[i]);
-		handles[i] = NULL;
-		LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-		if (shared->executors[i].state == EXECUTOR_STARTING && shared->executors[i].pid == 0)
-			shared->executors[i].state = EXECUTOR_FREE;
-		if (!shared->executors[i].connected)
-		{
-			refused[i].at = GetCurrentTimestamp();
-			refused[i].lane = -shared->executors[i].owner;
-		}
-		LWLockRelease(&shared->lock);
-	}
-}
-
-/* Not at once again: its reason is in the log, and will not be gone yet. */
-static bool
-refused_lately(int lane)
-{
-	for (int i = 0; i < TASKER_MAX_EXECUTORS; i++)
-		if (refused[i].lane == lane &&
-			!TimestampDifferenceExceeds(refused[i].at, GetCurrentTimestamp(), RETRY_MS))
-			return true;
-	return false;
-}
-
-/*
- * Reserve a slot for one more executor of the lane, if it needs one: none is
- * idle or on its way, and the limits allow it. Returns -1 if not.
- */
-static int
-reserve_slot(const Lane *lane)
-{
-	TaskerShared *shared = tasker_shared();
-	int			free_slot = -1;
-	int			all = 0;
-	int			of_role = 0;
-	bool		enough = false;
-
-	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < TASKER_MAX_EXECUTORS; i++)
-	{
-		ExecutorSlot *slot = &shared->executors[i];
-
-		if (slot->state == EXECUTOR_FREE)
-		{
-			if (free_slot < 0 && handles[i] == NULL)
-				free_slot = i;
-			continue;
-		}
-		all++;
-		if (slot->database != MyDatabaseId || slot->owner != -lane->lane)
-			continue;
-		of_role++;
-		if (slot->state == EXECUTOR_STARTING)
-			enough = true;
-		else if (slot->state == EXECUTOR_IDLE)
-		{
-			enough = true;
-			if (slot->latch != NULL)
-				SetLatch(slot->latch);
-		}
-	}
-	if (enough || all >= tasker_max_executors || of_role >= tasker_max_executors_per_role)
-		free_slot = -1;
-	if (free_slot >= 0)
-	{
-		ExecutorSlot *slot = &shared->executors[free_slot];
-
-		slot->state = EXECUTOR_STARTING;
-		slot->database = MyDatabaseId;
-		slot->role = lane->role;
-		slot->owner = -lane->lane;
-		slot->pid = 0;
-		slot->latch = NULL;
-		slot->stop = false;
-		slot->connected = false;
-		slot->interrupted = false;
-		slot->since = GetCurrentTimestamp();
-	}
-	LWLockRelease(&shared->lock);
-	return free_slot;
-}
-
-/* Returns false if the server has no worker to give. */
-static bool
-start_executor(const Lane *lane)
-{
-	static TimestampTz warned = 0;
-	MemoryContext old_context;
-	int			slot;
-
-	if (refused_lately(lane->lane))
-		return false;
-	slot = reserve_slot(lane);
-	if (slot < 0)
-		return true;
-	old_context = MemoryContextSwitchTo(TopMemoryContext);
-	handles[slot] = register_executor(slot);
-	MemoryContextSwitchTo(old_context);
-	if (handles[slot] != NULL)
-		return true;
-
-	LWLockAcquire(&tasker_shared()->lock, LW_EXCLUSIVE);
-	tasker_shared()->executors[slot].state = EXECUTOR_FREE;
-	LWLockRelease(&tasker_shared()->lock);
-	if (TimestampDifferenceExceeds(warned, GetCurrentTimestamp(), WARN_EVERY_MS))
-	{
-		warned = GetCurrentTimestamp();
-		ereport(WARNING,
-				(errcode(ERRCODE_TASKER_NO_WORKER),
-				 errmsg("tasker has no background worker left for role \"%s\"", NameStr(lane->role_name)),
-				 errdetail("All of max_worker_processes (%d) are taken; its steps wait.", max_worker_processes),
-				 errhint("Raise max_worker_processes.")));
-	}
-	return false;
-}
-
-/* The lanes with work, in the caller's memory context. */
-static Lane *
-find_lanes(int *n)
-{
-	TaskerSection section;
-	MemoryContext context = CurrentMemoryContext;
-	Lane	   *lanes;
-
-	tasker_enter(&section);
-	*n = (int) tasker_run(&lanes_with_work, NULL, NULL);
-	lanes = MemoryContextAllocZero(context, Max(*n, 1) * sizeof(Lane));
-	for (int i = 0; i < *n; i++)
-	{
-		Datum		role = tasker_value(i, 2, &lanes[i].no_owner);
-
-		lanes[i].lane = DatumGetInt32(tasker_value_notnull(i, 1));
-		if (lanes[i].no_owner)
-			continue;
-		lanes[i].role = DatumGetObjectId(role);
-		lanes[i].role_name = *DatumGetName(tasker_value_notnull(i, 3));
-	}
-	tasker_leave(&section);
-	return lanes;
-}
-
-/*
- * Returns false if some lane waits for a worker, or for a lock; counts the steps that were
- * refused, of which there may be more.
- */
-static bool
-serve_lanes(int *refusals)
-{
-	bool		served = true;
-	int			n;
-	Lane	   *lanes = find_lanes(&n);
-
-	for (int i = 0; i < n; i++)
-	{
-		ErrorData  *error = check_owner(&lanes[i]);
-
-		if (error == NULL)
-			served &= start_executor(&lanes[i]);
-		else
-		{
-			int			refused_now = refuse_steps(lanes[i].lane, 0, 0, error);
-
-			*refusals += refused_now;
-			served &= refused_now > 0;	/* somebody has them locked */
-		}
-	}
-	return served;
-}
-
 /* ------------------------------------------------------------- the loop */
 
 static long
@@ -534,25 +234,6 @@ one_safe_turn(MemoryContext context, bool *queues_changed)
 	}
 	PG_END_TRY();
 	return sleep;
-}
-
-static void
-stop_executors(void)
-{
-	TaskerShared *shared = tasker_shared();
-
-	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < TASKER_MAX_EXECUTORS; i++)
-	{
-		ExecutorSlot *slot = &shared->executors[i];
-
-		if (slot->state == EXECUTOR_FREE || slot->database != MyDatabaseId)
-			continue;
-		slot->stop = true;
-		if (slot->latch != NULL)
-			SetLatch(slot->latch);
-	}
-	LWLockRelease(&shared->lock);
 }
 
 void

@@ -414,7 +414,8 @@ tell(void)
 	if (scheduler != NULL && scheduler->latch != NULL && scheduler->pid != MyProcPid &&
 		(noted.scheduler || (noted.due != 0 && noted.due < scheduler->next_due)))
 		SetLatch(scheduler->latch);
-	if (noted.launcher)
+	/* not seen yet: it came from a template, or took no connections */
+	if (noted.launcher || (scheduler == NULL && shared->launcher_latch != NULL))
 	{
 		(void) ask_for_scheduler(MyDatabaseId);
 		if (shared->launcher_latch != NULL)

@@ -56,8 +56,10 @@ typedef struct ExecutorSlot
 	int			pid;
 	Latch	   *latch;
 	bool		stop;
+	bool		give_way;		/* another role has none */
 	bool		connected;		/* has been a session of its role */
 	bool		interrupted;	/* its task was cancelled under it */
+	TimestampTz started;
 	TimestampTz since;			/* start of the step, or of the state */
 	pg_atomic_uint64 task_id;	/* what it runs now, 0 between steps */
 	pg_atomic_uint32 step_id;

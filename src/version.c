@@ -83,6 +83,18 @@ works_with(const char *version)
 	return false;
 }
 
+const char *const library_misfit_hint =
+"If the library is the newer one: ALTER EXTENSION tasker UPDATE. If it is the older one: "
+"connect anew, or restart the server if tasker is in shared_preload_libraries.";
+
+/* For a library that does not fit: why. */
+char *
+library_misfit(void)
+{
+	return psprintf("tasker's library is version %s, the extension in this database is version %s",
+					TASKER_VERSION, objects_version());
+}
+
 /*
  * Whether this library works with the extension's objects. If not, that is
  * reported, unless elevel is 0. Without the extension there is nothing that
@@ -105,11 +117,9 @@ library_fits(int elevel)
 	if (elevel != 0)
 		ereport(elevel,
 				(errcode(ERRCODE_TASKER_VERSION),
-				 errmsg("tasker's library is version %s, the extension in this database is version %s",
-						TASKER_VERSION, version),
+				 errmsg("%s", library_misfit()),
 				 errdetail("The library works with: %s. Tasks wait.", TASKER_WORKS_WITH),
-				 errhint("If the library is the newer one: ALTER EXTENSION tasker UPDATE. If it is the older one: "
-						 "connect anew, or restart the server if tasker is in shared_preload_libraries.")));
+				 errhint("%s", library_misfit_hint)));
 	return false;
 }
 

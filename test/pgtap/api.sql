@@ -43,7 +43,6 @@ INSERT INTO promised (name, ins, result) VALUES
 	('pause_queue', '{queue text,reason text =}', 'boolean'),
 	('resume_queue', '{queue text}', 'boolean'),
 	('register_worker', '{worker text,queues text[],metadata jsonb =}', 'void'),
-	('doctor', '{}', 'tasker.problems'),
 	('start', '{}', 'boolean'),
 	('stop', '{}', 'boolean'),
 	('tick', '{now timestamp with time zone =,max_timers integer =}', 'integer'),
@@ -54,6 +53,7 @@ INSERT INTO promised (name, ins, outs) VALUES
 		'{task_id bigint,step_id integer,lease uuid,name text,queue text,attempt integer,max_attempts integer,input jsonb,idempotency_key text,lease_expires_at timestamp with time zone,checkpoint jsonb,deadline timestamp with time zone,traceparent text}'),
 	('complete_steps', '{task_ids bigint[],step_ids integer[],leases uuid[],results jsonb[],queues text[] =,worker text =,max_steps integer =,lease interval =,wait interval =}',
 		'{outcome text,task_id bigint,step_id integer,lease uuid,name text,queue text,attempt integer,max_attempts integer,input jsonb,idempotency_key text,lease_expires_at timestamp with time zone,checkpoint jsonb,deadline timestamp with time zone,traceparent text}');
+INSERT INTO promised (name, ins, outs) VALUES ('doctor', '{}', '{problem text,detail text,hint text}');
 INSERT INTO promised (kind, name, ins) VALUES
 	('p', 'run', '{max_duration interval =,max_steps integer =}'),
 	('p', 'drain_queue', '{queue text,timeout interval =,reason text =,in_flight integer =}');

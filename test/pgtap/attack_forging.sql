@@ -158,6 +158,8 @@ GRANT attack_view TO attack_mal;
 SELECT attack.try('a role that took another''s name has its level', 'SELECT tasker.access_level()', 'viewer');
 SELECT attack.try('a role that took another''s name has its tasks', format('SELECT tasker.cancel_task(%s)', :own), 'TK500');
 \c - :admin
+-- A superuser could, but nobody needs it.
+SELECT attack.try('a superuser holds the lock of steps that were cut off', 'SELECT tasker.lock_cut_off()', 'TK500');
 DROP ROLE attack_mal;
 ALTER ROLE attack_was_mal RENAME TO attack_mal;
 \o

@@ -7,6 +7,40 @@ CREATE FUNCTION attack.chain(n int) RETURNS jsonb LANGUAGE sql AS $$
 	SELECT jsonb_build_object('steps', jsonb_agg(jsonb_build_object('name', i::text, 'queue', 'chain') || CASE WHEN i > 1 THEN jsonb_build_object('depends_on', jsonb_build_array((i - 1)::text)) ELSE '{}' END))
 	FROM generate_series(1, $1) i
 $$;
+-- An object of so many bytes.
+CREATE FUNCTION attack.sized(bytes int) RETURNS jsonb LANGUAGE sql AS $$
+	SELECT jsonb_build_object('x', repeat('x', $1 - pg_column_size(jsonb_build_object('x', ''))))
+$$;
+-- What a call says of a document that passes a limit by one, and that it takes it
+-- at the limit.
+CREATE FUNCTION attack.documents(what text, call text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+	document text;
+	want text;
+	got text;
+BEGIN
+	FOR document, want IN VALUES ('attack.sized(20480)', 'accepted'), ('attack.sized(20481)', what || ' too large'),
+		('attack.nested(1000)', 'accepted'), ('attack.nested(1001)', what || ' nested too deeply') LOOP
+		BEGIN
+			EXECUTE 'SELECT ' || replace(call, 'DOCUMENT', replace(document, 'nested(', 'deep('));
+			RAISE EXCEPTION 'accepted';
+		EXCEPTION WHEN OTHERS THEN
+			got := SQLERRM;
+		END;
+		INSERT INTO attack.outcome (name, want, got) VALUES (format('%s: %s', split_part(call, '(', 1), document), want, got);
+	END LOOP;
+END $$;
+CREATE FUNCTION attack.deep(levels int) RETURNS jsonb LANGUAGE sql AS 'SELECT jsonb_build_object(''x'', attack.nested($1 - 1))';
+-- A definition of so many bytes.
+CREATE FUNCTION attack.described(bytes int) RETURNS jsonb LANGUAGE sql AS $$
+	SELECT tasker.workflow(ARRAY[tasker.step('a', queue => 'q')], description => repeat('x', $1 + 1000
+		- pg_column_size(tasker.workflow(ARRAY[tasker.step('a', queue => 'q')], description => repeat('x', 1000)))))
+$$;
+-- A definition with so many edges, of ten steps at most.
+CREATE FUNCTION attack.edges(n int) RETURNS jsonb LANGUAGE sql AS $$
+	SELECT tasker.workflow(array_agg(tasker.step(i::text, queue => 'q', depends_on => CASE WHEN i > 5 THEN (SELECT array_agg(j::text) FROM generate_series(1, LEAST(5, $1 - (i - 6) * 5)) j) END) ORDER BY i))
+	FROM generate_series(1, 10) i WHERE i <= 5 OR $1 > (i - 6) * 5
+$$;
 -- The SQLSTATE and whether the hint, or the detail, names the setting.
 CREATE FUNCTION attack.refused(name text, statement text, sqlstate text, setting text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -57,6 +91,9 @@ SELECT attack.try(format('sets %s for its role', name), format('ALTER ROLE attac
 -- -------------------------------------------------------------------- definitions
 SELECT attack.refused('11 steps', $$SELECT tasker.define_task('x', tasker.workflow(array_agg(tasker.step(i::text, queue => 'q')))) FROM generate_series(1, 11) i$$, 'TK112', 'tasker.max_steps');
 SELECT attack.try('10 steps', $$SELECT tasker.define_task('ten', tasker.workflow(array_agg(tasker.step(i::text, queue => 'q')))) > 0 FROM generate_series(1, 10) i$$, 'true');
+SELECT attack.refused('21 edges', $$SELECT tasker.define_task('x', attack.edges(21))$$, 'TK118', 'tasker.max_edges');
+SELECT attack.try('20 edges', $$SELECT tasker.define_task('twenty', attack.edges(20)) > 0$$, 'true');
+SELECT attack.try('20 edges, counted', $$SELECT edge_count FROM tasker.named_tasks WHERE name = 'twenty'$$, '20');
 SELECT attack.refused('25 edges', $$SELECT tasker.define_task('x', tasker.workflow(array_agg(tasker.step(i::text, queue => 'q', depends_on => CASE WHEN i > 5 THEN '{1,2,3,4,5}'::text[] END)))) FROM generate_series(1, 10) i$$, 'TK118', 'tasker.max_edges');
 SELECT attack.refused('a chain of 6', $$SELECT tasker.define_task('x', attack.chain(6))$$, 'TK121', 'tasker.max_depth');
 SELECT attack.refused('a chain of 6 from the end', $$SELECT tasker.define_task('x', jsonb_build_object('steps', (SELECT jsonb_agg(s ORDER BY n DESC) FROM jsonb_array_elements(attack.chain(6) -> 'steps') WITH ORDINALITY a (s, n))))$$, 'TK121', 'tasker.max_depth');
@@ -66,10 +103,16 @@ SELECT attack.refused('8 attempts by default', $$SELECT tasker.define_task('x', 
 SELECT attack.refused('8 delays', $$SELECT tasker.define_task('x', tasker.workflow(ARRAY[tasker.step('a', queue => 'q', backoff => 'list', delays => array_fill(interval '1 s', '{8}'))]))$$, 'TK120', 'tasker.max_attempts');
 SELECT attack.try('7 attempts', $$SELECT tasker.define_task('seven', tasker.workflow(ARRAY[tasker.step('a', queue => 'q', max_attempts => 7, backoff => 'list', delays => array_fill(interval '1 s', '{7}'))])) > 0$$, 'true');
 SELECT attack.refused('a definition of 9 kB', $$SELECT tasker.define_task('x', tasker.workflow(ARRAY[tasker.step('a', queue => 'q')], description => repeat('x', 9000)))$$, 'TK205', 'tasker.max_definition_size');
+SELECT attack.refused('a definition of 8193 bytes', $$SELECT tasker.define_task('x', attack.described(8193))$$, 'TK205', 'tasker.max_definition_size');
+SELECT attack.try('a definition of 8192 bytes', $$SELECT tasker.define_task('described', attack.described(8192)) > 0$$, 'true');
 SELECT attack.refused('deep where a definition has nothing', $$SELECT tasker.define_task('x', jsonb_build_object('steps', attack.nested(900)))$$, 'TK115', 'Give');
 -- --------------------------------------------------------------------------- tasks
 SELECT tasker.define_task('one', '{"steps": [{"name": "a", "queue": "one"}]}');
 SELECT attack.refused('a context of 21 kB', $$SELECT tasker.create_task('one', jsonb_build_object('x', repeat('x', 21000)))$$, 'TK205', 'tasker.max_context_size');
+SELECT attack.refused('a context of 20481 bytes', $$SELECT tasker.create_task('one', attack.sized(20481))$$, 'TK205', 'tasker.max_context_size');
+SELECT attack.refused('tags of 20481 bytes', $$SELECT tasker.create_task('one', tags => attack.sized(20481))$$, 'TK205', 'tasker.max_context_size');
+SELECT attack.try('a context and tags of 20480 bytes', $$SELECT tasker.create_task('one', attack.sized(20480), tags => attack.sized(20480)) > 0$$, 'true');
+SELECT tasker.cancel_task(max(task_id)) FROM tasker.tasks;
 SELECT attack.refused('tags of 21 kB', $$SELECT tasker.create_task('one', tags => to_jsonb(repeat('x', 21000)))$$, 'TK205', 'tasker.max_context_size');
 SELECT attack.refused('one context of many', $$SELECT tasker.create_tasks('one', ARRAY['{}', jsonb_build_object('x', repeat('x', 21000))])$$, 'TK205', 'tasker.max_context_size');
 SELECT attack.refused('a context of 1001 levels', $$SELECT tasker.create_task('one', jsonb_build_object('x', attack.nested(1000)))$$, 'TK205', 'tasker.max_nesting');
@@ -86,6 +129,11 @@ SELECT attack.refused('results of 21 kB', format('SELECT tasker.complete_step(%s
 SELECT attack.refused('results of 1001 levels', format('SELECT tasker.complete_step(%s, %s, %L, attack.nested(1001))', :task_id, :step_id, :'lease'), 'TK400', 'tasker.max_nesting');
 SELECT attack.refused('an error of 21 kB', format('SELECT tasker.fail_step(%s, %s, %L, jsonb_build_object(''message'', repeat(''x'', 21000)))', :task_id, :step_id, :'lease'), 'TK400', 'tasker.max_result_size');
 SELECT attack.refused('a checkpoint of 21 kB', format('SELECT tasker.heartbeat(%s, %s, %L, checkpoint => to_jsonb(repeat(''x'', 21000)))', :task_id, :step_id, :'lease'), 'TK400', 'tasker.max_result_size');
+SELECT attack.documents(what, format(statement, :task_id, :step_id, :'lease'))
+FROM (VALUES ('the results of a step are', 'tasker.complete_step(%s, %s, %L, DOCUMENT)'), ('the results of a step are', 'tasker.resolve_step(%s, %s, DOCUMENT, %L)'),
+	('the error of a step is', 'tasker.fail_step(%s, %s, %L, DOCUMENT)'), ('the checkpoint of a step is', 'tasker.heartbeat(%s, %s, %L, checkpoint => DOCUMENT)'),
+	('the metadata of a worker is', 'tasker.register_worker(concat(%s, %s, %L), ''{q}'', DOCUMENT)')) v (what, statement);
+SELECT attack.try('extended by nothing: the lease is what it was', format($$SELECT tasker.heartbeat(%1$s, %2$s, %3$L, '0') = lease_expires_at FROM tasker.workflow_steps WHERE (task_id, step_id) = (%1$s, %2$s)$$, :task_id, :step_id, :'lease'), 'true');
 SELECT attack.refused('resolved with 21 kB', format('SELECT tasker.resolve_step(%s, %s, to_jsonb(repeat(''x'', 21000)))', :task_id, :step_id), 'TK400', 'tasker.max_result_size');
 SELECT attack.try('results of 1000 levels', format('SELECT count(tasker.complete_step(%s, %s, %L, attack.nested(1000)))', :task_id, :step_id, :'lease'), '1');
 -- A step whose input is too large fails, in a claim and in the database; the other

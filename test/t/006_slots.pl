@@ -25,6 +25,12 @@ sub once
 		'', 'each step once');
 }
 
+sub create_tasks
+{
+	my ($node, $role, $n, $sleep) = @_;
+	return as_role($node, 'postgres', $role, "SELECT count(*) FROM tasker.create_tasks('one_$role', array_fill('{\"sleep\": $sleep}'::jsonb, ARRAY[$n]))");
+}
+
 note 'no worker left';
 {
 	# One for the launcher, one for replication's, one for the scheduler.
@@ -65,6 +71,23 @@ note 'more roles than executors';
 	wait_until($node, 'postgres', 'NOT EXISTS (SELECT FROM tasker.executors())', 'idle executors leave', 10);
 	as_role($node, 'postgres', 'role1', "SELECT tasker.create_task('one_role1')");
 	complete($node, 'and come back');
+
+	# Roles that would never leave any to the others.
+	$node->safe_psql('postgres', 'ALTER SYSTEM SET tasker.executor_idle_timeout = 3600; ALTER SYSTEM SET tasker.max_executors_per_role = 2');
+	$node->reload;
+	create_tasks($node, 'role1', 40, 0.02);
+	complete($node, 'one role has all executors');
+	wait_until($node, 'postgres', "(SELECT count(*) = 2 FROM tasker.executing WHERE owner = 'role1')", 'and keeps them');
+	create_tasks($node, 'role2', 1, 0);
+	complete($node, 'another role gets one that is idle', 5);
+	create_tasks($node, $_, 1000, 0.05) foreach 'role1', 'role2';
+	wait_until($node, 'postgres', "(SELECT count(*) = 2 FROM tasker.executing WHERE state = 'busy')", 'all executors are busy for a long time');
+	create_tasks($node, $_, 3, 0) foreach 'role3', 'role4', 'role5';
+	wait_until($node, 'postgres', "NOT EXISTS (SELECT FROM tasker.task_status WHERE owner IN ('role3', 'role4', 'role5') AND state <> 'complete')",
+		'those of three other roles are run meanwhile', 15);
+	wait_until($node, 'postgres', "(SELECT count(DISTINCT owner) = 2 FROM tasker.executing WHERE state = 'busy')", 'and then both go on');
+	is($node->safe_psql('postgres', "SELECT count(DISTINCT owner) FROM tasker.task_status WHERE state NOT IN ('complete', 'error')"), 2, 'who are not ready by then');
+	is($node->safe_psql('postgres', 'SELECT count(*) FROM tasker.workflow_steps WHERE last_error IS NOT NULL'), 0, 'no step was cut off');
 	$node->stop;
 }
 

@@ -194,6 +194,8 @@ is($plain->safe_psql('postgres', "SELECT tasker.create_queue('b')"), 't', 'other
 $plain->stop;
 $node->safe_psql('postgres', 'SELECT tasker.start()');
 wait_until($node, 'postgres', 'tasker.scheduler_pid() IS NOT NULL', 'everything else goes on');
+is($node->safe_psql('postgres', "SELECT detail FROM tasker.doctor() WHERE problem = 'another version of tasker is installed'"),
+	"The extension is version $version, the installed files are version $next.", 'the doctor notices');
 $node->stop('immediate');
 
 note 'the new library, which does not work with the old objects';
@@ -207,7 +209,8 @@ foreach ("SELECT tasker.create_task('flow')", "SELECT * FROM tasker.claim_steps(
 {
 	like(client_error($node, 'postgres', $_), qr/ERROR:  TK603: .*DETAIL: .*HINT: .*ALTER EXTENSION tasker UPDATE/s, "refused: $_");
 }
-until_true(sub { count_in_log($node, $log, "WARNING:  tasker's library is version") > 0 }, 'the log says so');
+is($node->safe_psql('postgres', "SELECT problem FROM tasker.doctor()"), 'the library does not fit the extension', 'the doctor says so');
+until_true(sub { count_in_log($node, $log, "WARNING:  tasker's library is version") > 0 }, 'so does the log');
 is(count_in_log($node, $log, "WARNING:  tasker's library is version"), 2, 'once for each database');
 is(contents($node, 'postgres'), $contents, 'nothing has changed');
 
@@ -215,6 +218,7 @@ note 'an update';
 $node->safe_psql('postgres', 'ALTER EXTENSION tasker UPDATE');
 is($node->safe_psql('postgres', "SELECT extversion, tasker.library_version() FROM pg_extension WHERE extname = 'tasker'"),
 	"$next|$next", 'the extension is of the new version');
+is($node->safe_psql('postgres', "SELECT count(*) FROM tasker.doctor() WHERE problem ~ 'version|library'"), 0, 'which the doctor finds in order');
 $node->safe_psql('postgres', "SELECT tasker.complete_step(task_id, step_id, lease) FROM tasker.workflow_steps WHERE claimed_by = 'the original''s'");
 finish($node, 'postgres', 'updated');
 
