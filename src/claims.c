@@ -9,8 +9,6 @@
  */
 #include "claims.h"
 
-#include <math.h>
-
 #include "catalog/pg_type.h"
 #include "engine.h"
 #include "guard.h"
@@ -108,17 +106,6 @@ caller_scope(void)
 }
 
 /* ------------------------------------------------------------------- claiming */
-
-/* When a lease that begins now ends: not after the step's timeout. */
-TimestampTz
-lease_end(const StepDef *def, double lease, TimestampTz started, TimestampTz now)
-{
-	TimestampTz end = now + (TimestampTz) rint((lease < 0 ? def->lease : lease) * USECS_PER_SEC);
-
-	if (def->timeout_ms > 0)
-		end = Min(end, started + (TimestampTz) def->timeout_ms * 1000);
-	return end;
-}
 
 /* One look at the queues; the rows go to the function's result. Returns how many. */
 static int

@@ -59,8 +59,10 @@ typedef struct ClaimedStep
 extern double seconds_argument(FunctionCallInfo fcinfo, int arg, const char *what, double missing);
 extern void read_claim(FunctionCallInfo fcinfo, int arg, Claim *claim);
 extern Scope caller_scope(void);
-extern TimestampTz lease_end(const StepDef *def, double lease, TimestampTz started, TimestampTz now);
 extern ClaimedStep *dequeue(Batch *batch, Claim *claim, TimestampTz *now, int *n);
 extern void claim_and_wait(FunctionCallInfo fcinfo, Claim *claim, int first);
+
+/* leases.c */
+extern TimestampTz lease_end(const StepDef *def, double lease, TimestampTz started, TimestampTz now);
 
 #endif							/* TASKER_CLAIMS_H */

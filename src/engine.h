@@ -8,6 +8,8 @@
 
 #include "tasker.h"
 
+/* ------------------------------------------------------------ step_refs.c */
+
 /* A step of a task, in the order in which rows are locked. */
 typedef struct StepRef
 {
@@ -23,6 +25,12 @@ typedef struct StepRefs
 	int			length;
 	int			space;
 } StepRefs;
+
+extern int	step_ref_compare(const void *a, const void *b);
+extern void step_refs_add(StepRefs *refs, int64 task_id, int step_id);
+extern void step_refs_add_counted(StepRefs *refs, int64 task_id, int step_id, int count);
+extern void step_refs_arrays(const StepRefs *refs, Datum *values);
+extern void merge_step_refs(StepRefs *refs);
 
 /* ------------------------------------------------------------ settle.c */
 
@@ -118,11 +126,6 @@ typedef struct HeldBack
 								 * and tasks are locked after steps */
 } HeldBack;
 
-extern int	step_ref_compare(const void *a, const void *b);
-extern void step_refs_add(StepRefs *refs, int64 task_id, int step_id);
-extern void step_refs_add_counted(StepRefs *refs, int64 task_id, int step_id, int count);
-extern void step_refs_arrays(const StepRefs *refs, Datum *values);
-extern void merge_step_refs(StepRefs *refs);
 extern bool lower_counters(StepRefs *children);
 extern void held_back_init(HeldBack *what);
 extern void hold_back(HeldBack *what);

@@ -1,7 +1,8 @@
 /*
  * leases.c
- *	  Leases that ran out: their steps are retried by their policies, as after any
- *	  failed attempt, and whoever held them can do nothing more about them.
+ *	  When leases end, and those that ran out: their steps are retried by their
+ *	  policies, as after any failed attempt, and whoever held them can do nothing
+ *	  more about them.
  *
  * tasker.leases says when to look: a row a claim, with all of its steps. The
  * step's own row decides; most have ended by then, or a heartbeat has moved
@@ -10,7 +11,9 @@
  * Rows are written by the trigger on steps (release.c) and read by due.c, inside
  * a section. A step that somebody else has locked is left for a moment later.
  */
-#include "attempt.h"
+#include "claims.h"
+
+#include <math.h>
 
 #include "catalog/pg_type.h"
 #include "engine.h"
@@ -83,6 +86,17 @@ typedef struct LeasedStep
 } LeasedStep;
 
 /* ------------------------------------------------------------ when to look */
+
+/* When a lease that begins now ends: not after the step's timeout. */
+TimestampTz
+lease_end(const StepDef *def, double lease, TimestampTz started, TimestampTz now)
+{
+	TimestampTz end = now + (TimestampTz) rint((lease < 0 ? def->lease : lease) * USECS_PER_SEC);
+
+	if (def->timeout_ms > 0)
+		end = Min(end, started + (TimestampTz) def->timeout_ms * 1000);
+	return end;
+}
 
 void
 lease_ends_add(LeaseEnds *ends, TimestampTz end, int64 task_id, int step_id)
