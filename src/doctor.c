@@ -14,6 +14,7 @@
 #include "replication/logicallauncher.h"
 #include "shared.h"
 #include "unusable.h"
+#include "utils/guc.h"
 #include "utils/tuplestore.h"
 #include "version.h"
 
@@ -24,6 +25,8 @@ typedef struct Question
 {
 	const char *problem;
 	TaskerQuery query;
+	bool		of_all;			/* reads whole tables, and calls nothing of
+								 * tasker's that has plans */
 } Question;
 
 static Question questions[] = {
@@ -105,11 +108,12 @@ static Question questions[] = {
 			"pg_catalog.format('SELECT tasker.release_step(%s, %s, %L) has it claimed again.', s.task_id, s.step_id, s.lease) "
 			"FROM tasker.tasks t JOIN tasker.workflow_steps s ON s.task_id = t.task_id "
 			"WHERE t.state IN ('in_progress', 'paused') AND s.state = 'in_progress' AND s.lease IS NOT NULL "
-			"AND (s.task_id, s.step_id) NOT IN (SELECT u.task_id, u.step_id FROM tasker.leases l CROSS JOIN LATERAL "
-			"ROWS FROM (pg_catalog.unnest(l.task_ids), pg_catalog.unnest(l.step_ids)) AS u (task_id, step_id)) "
+			"AND NOT EXISTS (SELECT FROM tasker.leases l CROSS JOIN LATERAL "
+			"ROWS FROM (pg_catalog.unnest(l.task_ids), pg_catalog.unnest(l.step_ids)) AS u (task_id, step_id) "
+			"WHERE u.task_id = s.task_id AND u.step_id = s.step_id) "
 			"ORDER BY s.task_id, s.step_id LIMIT 20",
 			ANSWER
-	}},
+	}, true},
 	{"steps whose time has come are not looked at", {
 			.sql = "SELECT pg_catalog.format('%s, since %s.', pg_catalog.count(*), pg_catalog.min(m.due_at)), "
 			"'The scheduler does it at once: see whether it runs, whether somebody holds the steps locked, and the server''s log.' "
@@ -128,7 +132,7 @@ static Question questions[] = {
 			"'SELECT * FROM tasker.step_status WHERE state = ''error''; then tasker.retry_task, resolve_step or cancel_task.' "
 			"FROM tasker.tasks t WHERE t.state = 'error' HAVING pg_catalog.count(*) > 0",
 			ANSWER
-	}},
+	}, true},
 	{"a handler does not exist", {
 			.sql = "SELECT pg_catalog.format('Function %s(jsonb) of step %s of %s %s.', s.handler, pg_catalog.quote_literal(s.name), n.name, n.version), "
 			"'Create the function, or define the workflow anew under another version.' "
@@ -176,7 +180,7 @@ static Question questions[] = {
 			"WHERE NOT EXISTS (SELECT FROM tasker.overdue_tasks o WHERE o.task_id = t.task_id) "
 			"GROUP BY r.too_old HAVING pg_catalog.count(*) > 0",
 			ANSWER
-	}},
+	}, true},
 
 	/* ------------------------------------------------- vacuum, durability */
 	{"a session holds back vacuum", {
@@ -249,10 +253,25 @@ report(ReturnSetInfo *rsinfo, const char *problem, const char *detail, const cha
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
+/* A section is made for statements about a few tasks; this one is about all of them. */
+static uint64
+run_over_all(TaskerQuery *query)
+{
+	static const char *const scans[] = {"enable_seqscan", "enable_hashjoin", "enable_sort", "enable_material"};
+	int			guc_level = NewGUCNestLevel();
+	uint64		n;
+
+	for (int i = 0; i < lengthof(scans); i++)
+		(void) set_config_option(scans[i], "on", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	n = tasker_run(query, NULL, NULL);
+	AtEOXact_GUC(true, guc_level);
+	return n;
+}
+
 static void
 ask(ReturnSetInfo *rsinfo, Question *question)
 {
-	uint64		n = tasker_run(&question->query, NULL, NULL);
+	uint64		n = question->of_all ? run_over_all(&question->query) : tasker_run(&question->query, NULL, NULL);
 
 	for (uint64 row = 0; row < n; row++)
 		report(rsinfo, question->problem, TextDatumGetCString(tasker_value_notnull(row, 1)),
@@ -263,7 +282,7 @@ ask(ReturnSetInfo *rsinfo, Question *question)
 static void
 find_unusable_owners(ReturnSetInfo *rsinfo)
 {
-	uint64		n = tasker_run(&open_owners, NULL, NULL);
+	uint64		n = run_over_all(&open_owners);
 
 	for (uint64 row = 0; row < n; row++)
 	{

@@ -49,7 +49,6 @@ typedef struct Lane
 	Oid			role;
 	NameData	role_name;
 	bool		no_owner;
-	bool		has_executor;
 } Lane;
 
 /* The lane that got an executor last: the next one is the next one's turn. */
@@ -307,7 +306,6 @@ find_lanes(int *n)
 	TaskerSection section;
 	MemoryContext context = CurrentMemoryContext;
 	Lane	   *lanes;
-	int			all;
 
 	tasker_enter(&section);
 	*n = (int) tasker_run(&lanes_with_work, NULL, NULL);
@@ -323,10 +321,6 @@ find_lanes(int *n)
 		lanes[i].role_name = *DatumGetName(tasker_value_notnull(i, 3));
 	}
 	tasker_leave(&section);
-	LWLockAcquire(&tasker_shared()->lock, LW_SHARED);
-	for (int i = 0; i < *n; i++)
-		lanes[i].has_executor = count_executors(-lanes[i].lane, &all) > 0;
-	LWLockRelease(&tasker_shared()->lock);
 	return lanes;
 }
 
@@ -346,8 +340,7 @@ serve_lane(Lane *lane, int *refusals)
 
 /*
  * Returns false if some lane waits for a worker, or for a lock; counts the steps that were
- * refused, of which there may be more. Lanes without an executor come first, and
- * take turns.
+ * refused, of which there may be more. Lanes take turns.
  */
 bool
 serve_lanes(int *refusals)
@@ -359,14 +352,8 @@ serve_lanes(int *refusals)
 
 	while (first < n && lanes[first].lane <= last_lane)
 		first++;
-	for (int pass = 0; pass < 2; pass++)
-		for (int i = 0; i < n; i++)
-		{
-			Lane	   *lane = &lanes[(first + i) % n];
-
-			if (lane->has_executor == (pass == 1))
-				served &= serve_lane(lane, refusals);
-		}
+	for (int i = 0; i < n; i++)
+		served &= serve_lane(&lanes[(first + i) % n], refusals);
 	return served;
 }
 

@@ -82,11 +82,15 @@ note 'more roles than executors';
 	complete($node, 'another role gets one that is idle', 5);
 	create_tasks($node, $_, 1000, 0.05) foreach 'role1', 'role2';
 	wait_until($node, 'postgres', "(SELECT count(*) = 2 FROM tasker.executing WHERE state = 'busy')", 'all executors are busy for a long time');
-	create_tasks($node, $_, 3, 0) foreach 'role3', 'role4', 'role5';
-	wait_until($node, 'postgres', "NOT EXISTS (SELECT FROM tasker.task_status WHERE owner IN ('role3', 'role4', 'role5') AND state <> 'complete')",
-		'those of three other roles are run meanwhile', 15);
-	wait_until($node, 'postgres', "(SELECT count(DISTINCT owner) = 2 FROM tasker.executing WHERE state = 'busy')", 'and then both go on');
-	is($node->safe_psql('postgres', "SELECT count(DISTINCT owner) FROM tasker.task_status WHERE state NOT IN ('complete', 'error')"), 2, 'who are not ready by then');
+	create_tasks($node, 'role3', 3, 0);
+	my $waits = "EXISTS (SELECT FROM tasker.task_status WHERE owner = '%s' AND state <> 'complete')";
+	wait_until($node, 'postgres', 'NOT ' . sprintf($waits, 'role3'), "another role's steps are run meanwhile", 10);
+	$node->safe_psql('postgres', 'ALTER SYSTEM SET tasker.max_executors = 1');
+	$node->reload;
+	create_tasks($node, $_, 1000, 0.05) foreach 'role4', 'role5';
+	my $began = $node->safe_psql('postgres', 'SELECT clock_timestamp()');
+	wait_until($node, 'postgres', "EXISTS (SELECT FROM $_.effects WHERE at > '$began')", "one executor for four roles: $_ has its turn", 15) foreach map { "role$_" } 1, 2, 4, 5;
+	is($node->safe_psql('postgres', 'SELECT ' . join ' AND ', map { sprintf($waits, "role$_") } 1, 2, 4, 5), 't', 'all of which have work left');
 	is($node->safe_psql('postgres', 'SELECT count(*) FROM tasker.workflow_steps WHERE last_error IS NOT NULL'), 0, 'no step was cut off');
 	$node->stop;
 }
