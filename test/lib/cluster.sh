@@ -323,7 +323,8 @@ cmd_destroy() {
 		[ ! -d "$W/data" ] || stop_server
 	fi
 	cd /
-	rm -rf "$W"
+	# Should somebody still write to it: show what, and remove that too.
+	rm -rf "$W" || { find "$W" -ls >&2; rm -rf "$W"; }
 	rm -f "$LINK"
 }
 
