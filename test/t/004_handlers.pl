@@ -21,7 +21,9 @@ DECLARE
 	result jsonb := '{}';
 BEGIN
 	INSERT INTO app.effects (task_id, step, attempt) VALUES (task, input #>> '{step,name}', attempt);
-	IF input #>> '{step,name}' <> 'bad' THEN
+	IF input #>> '{step,name}' = 'other' AND how = 'resolve_sibling' THEN
+		RAISE EXCEPTION 'wait to be resolved' USING ERRCODE = 'TK411', DETAIL = '1 s';
+	ELSIF input #>> '{step,name}' <> 'bad' THEN
 		RETURN result;
 	END IF;
 	CASE how
