@@ -22,31 +22,42 @@
 /* By how much more of several queues is looked at, twice at most. */
 #define PEEK_FURTHER	8
 
+/* The first row of a queue that there is from $2, $3, $4 on. */
+static TaskerQuery head_of_lane = {
+	.sql = "SELECT q.rank, q.task_id, q.step_id FROM tasker.ready_queue q "
+	"WHERE q.lane = $1 AND (q.rank, q.task_id, q.step_id) >= ($2, $3, $4) "
+	"ORDER BY q.rank, q.task_id, q.step_id LIMIT 1",
+	.args = {INT4OID, INT4OID, INT8OID, INT4OID},
+	.columns = {INT4OID, INT8OID, INT4OID},
+};
+
 /*
- * $3 is the owner whose steps may be taken, null for everybody's; only what
- * comes before $4, $5, $6 in the order of the queue, and not before $7, $8, $9,
- * is.
+ * $3 is the owner whose steps may be taken, null for everybody's; only what is of
+ * rank $4, from $5, $6 on and before $7, $8, is. So the scan of the index ends
+ * there: with a comparison of whole rows as its end it would go on to the end of
+ * the queue.
  */
 static TaskerQuery take = {
 	.sql = "WITH c AS (SELECT q.lane, q.rank, q.task_id, q.step_id, s.step_no, s.attempts, s.state::text AS state, s.checkpoint "
 	"FROM tasker.ready_queue q "
 	"JOIN tasker.workflow_steps s ON s.task_id = q.task_id AND s.step_id = q.step_id "
 	"JOIN tasker.tasks t ON t.task_id = q.task_id "
-	"WHERE q.lane = $1 AND (q.rank, q.task_id, q.step_id) < ($4, $5, $6) "
-	"AND (q.rank, q.task_id, q.step_id) >= ($7, $8, $9) AND ((s.state = 'enqueued' AND t.state IN ('pending', 'in_progress') "
-	"AND ($3 IS NULL OR t.owner = $3)) "
+	"WHERE q.lane = $1 AND q.rank = $4 AND (q.task_id, q.step_id) >= ($5, $6) "
+	"AND q.task_id <= $7 AND (q.task_id < $7 OR q.step_id < $8) "
+	"AND ((s.state = 'enqueued' AND t.state IN ('pending', 'in_progress') AND ($3 IS NULL OR t.owner = $3)) "
 	"OR s.state IN ('complete', 'cancelled', 'skipped', 'resolved_manually')) "
 	"ORDER BY q.rank, q.task_id, q.step_id LIMIT $2 FOR NO KEY UPDATE OF q, s SKIP LOCKED), "
 	"d AS (DELETE FROM tasker.ready_queue q USING c "
 	"WHERE q.lane = c.lane AND q.rank = c.rank AND q.task_id = c.task_id AND q.step_id = c.step_id) "
 	"SELECT c.task_id, c.step_id, c.step_no, c.attempts, c.state, c.checkpoint, c.lane, c.rank FROM c",
-	.args = {INT4OID, INT4OID, INT4OID, INT4OID, INT8OID, INT4OID, INT4OID, INT8OID, INT4OID},
+	.args = {INT4OID, INT4OID, INT4OID, INT4OID, INT8OID, INT4OID, INT8OID, INT4OID},
 	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID, JSONBOID, INT4OID, INT4OID},
 };
 
 /*
- * The same from several queues: the first $7 of each are looked at without a
- * lock, and of all of them in order the first $2 that nobody holds are taken.
+ * From several queues: the first $7 of each are looked at without a lock, and of
+ * all of them in order, as far as they come before $4, $5, $6, the first $2 that
+ * nobody holds are taken.
  */
 static TaskerQuery take_merged = {
 	.sql = "WITH c AS MATERIALIZED (SELECT k.* FROM pg_catalog.unnest($1) AS l (lane) CROSS JOIN LATERAL ("
@@ -54,7 +65,7 @@ static TaskerQuery take_merged = {
 	"FROM tasker.ready_queue q "
 	"JOIN tasker.workflow_steps s ON s.task_id = q.task_id AND s.step_id = q.step_id "
 	"JOIN tasker.tasks t ON t.task_id = q.task_id "
-	"WHERE q.lane = l.lane AND (q.rank, q.task_id, q.step_id) < ($4, $5, $6) AND ((s.state = 'enqueued' AND t.state IN ('pending', 'in_progress') "
+	"WHERE q.lane = l.lane AND ((s.state = 'enqueued' AND t.state IN ('pending', 'in_progress') "
 	"AND ($3 IS NULL OR t.owner = $3)) "
 	"OR s.state IN ('complete', 'cancelled', 'skipped', 'resolved_manually')) "
 	"ORDER BY q.rank, q.task_id, q.step_id LIMIT $7) AS k), "
@@ -64,6 +75,7 @@ static TaskerQuery take_merged = {
 	"ON q.lane = c.lane AND q.rank = c.rank AND q.task_id = c.task_id AND q.step_id = c.step_id "
 	"JOIN tasker.workflow_steps s ON s.task_id = c.task_id AND s.step_id = c.step_id "
 	"WHERE s.state IN ('enqueued', 'complete', 'cancelled', 'skipped', 'resolved_manually') "
+	"AND (c.rank, c.task_id, c.step_id) < ($4, $5, $6) "
 	"ORDER BY q.rank, q.task_id, q.step_id LIMIT $2 FOR NO KEY UPDATE OF q, s SKIP LOCKED), "
 	"d AS (DELETE FROM tasker.ready_queue q USING f "
 	"WHERE q.lane = f.lane AND q.rank = f.rank AND q.task_id = f.task_id AND q.step_id = f.step_id) "
@@ -191,48 +203,99 @@ add_rows(Claimed *claimed, int n, LaneKey none)
 					DatumGetInt32(tasker_value_notnull(n - 1, 2)));
 }
 
+/* The first row of the queue that there is from a place on; lane_end if there is none. */
+static LaneKey
+find_head(int lane, LaneKey from)
+{
+	Datum		values[4] = {Int32GetDatum(lane)};
+
+	key_values(from, &values[1]);
+	if (tasker_run(&head_of_lane, values, NULL) == 0)
+		return lane_end;
+	return lane_key(DatumGetInt32(tasker_value_notnull(0, 1)), DatumGetInt64(tasker_value_notnull(0, 2)),
+					DatumGetInt32(tasker_value_notnull(0, 3)));
+}
+
 /*
- * One statement's worth of steps of one queue, that come before the bound. Returns
- * how many rows there were. Where the queue's rows begin is known, and found out
- * for the next one.
+ * Take steps of one rank, from a place in the queue to another, as many as are
+ * wanted. Returns up to where all were taken that could be.
  */
-static int
-take_from_one(Claimed *claimed, LaneKey bound, int wanted)
+static LaneKey
+take_rank(Claimed *claimed, LaneKey from, LaneKey to)
+{
+	const Claim *claim = claimed->claim;
+	int			wanted = claim->limit - claimed->n;
+	bool		whole = to.rank > from.rank;
+	Datum		values[8] = {Int32GetDatum(claim->lane[0].queue_id), Int32GetDatum(wanted), claim->scope.owner};
+	char		nulls[9] = "        ";
+	int			n;
+	LaneKey		last;
+
+	nulls[2] = claim->scope.no_owner;
+	key_values(from, &values[3]);
+	values[6] = Int64GetDatum(whole ? PG_INT64_MAX : to.task_id);
+	values[7] = Int32GetDatum(whole ? PG_INT32_MAX : to.step_id);
+	n = (int) tasker_run(&take, values, nulls);
+	last = add_rows(claimed, n, to);
+	if (n == wanted)
+		return last;
+	return whole ? lane_key(from.rank + 1, PG_INT64_MIN, PG_INT32_MIN) : to;
+}
+
+/*
+ * Take steps of one queue that come before the bound. Where the queue's rows
+ * begin is known, and found out for the next one.
+ */
+static void
+take_from_one(Claimed *claimed, LaneKey bound)
 {
 	const Claim *claim = claimed->claim;
 	int			lane = claim->lane[0].queue_id;
 	LaneLook	look = look_at_lane(lane, DatumGetInt32(claim->scope.owner));
-	Datum		values[9] = {Int32GetDatum(lane), Int32GetDatum(wanted), claim->scope.owner};
-	char		nulls[10] = "         ";
-	int			n;
+	LaneKey		from = look.from;
 
-	if (lane_key_compare(&look.from, &bound) >= 0)
-		return 0;
-	nulls[2] = claim->scope.no_owner;
-	key_values(bound, &values[3]);
-	key_values(look.from, &values[6]);
-	n = (int) tasker_run(&take, values, nulls);
-	bound = add_rows(claimed, n, bound);
+	if (lane_key_compare(&from, &bound) >= 0)
+		return;
+	while (claimed->n < claim->limit)
+	{
+		from = find_head(lane, from);
+		if (lane_key_compare(&from, &bound) >= 0)
+			break;
+		from = take_rank(claimed, from, bound);
+		CHECK_FOR_INTERRUPTS();
+	}
 	if (!IsolationUsesXactSnapshot())	/* it does not see the latest */
-		lane_looked_at(&look, bound);
-	return n;
+		lane_looked_at(&look, from);
 }
 
-/* The same from several queues, of each of which the first so many are looked at. */
-static int
-take_from_many(Claimed *claimed, LaneKey bound, int wanted, int peek)
+/*
+ * The same of several queues, of each of which the first ones are looked at, and
+ * more if others hold all of them.
+ */
+static void
+take_from_many(Claimed *claimed, LaneKey bound)
 {
 	const Claim *claim = claimed->claim;
-	Datum		values[7] = {claim->lanes, Int32GetDatum(wanted), claim->scope.owner};
+	Datum		values[7] = {claim->lanes, (Datum) 0, claim->scope.owner};
 	char		nulls[8] = "       ";
-	int			n;
+	int			peek = claim->limit;
+	int			wanted,
+				n;
 
 	nulls[2] = claim->scope.no_owner;
 	key_values(bound, &values[3]);
-	values[6] = Int32GetDatum(peek);
-	n = (int) tasker_run(&take_merged, values, nulls);
-	(void) add_rows(claimed, n, bound);
-	return n;
+	do
+	{
+		wanted = claim->limit - claimed->n;
+		values[1] = Int32GetDatum(wanted);
+		values[6] = Int32GetDatum(peek);
+		n = (int) tasker_run(&take_merged, values, nulls);
+		(void) add_rows(claimed, n, bound);
+		CHECK_FOR_INTERRUPTS();
+		if (n < wanted)
+			peek *= PEEK_FURTHER;
+	} while (claimed->n < claim->limit &&
+			 (n == wanted || peek <= claim->limit * PEEK_FURTHER * PEEK_FURTHER));
 }
 
 /*
@@ -243,24 +306,10 @@ take_from_many(Claimed *claimed, LaneKey bound, int wanted, int peek)
 static void
 take_queued(Claimed *claimed, LaneKey bound)
 {
-	const Claim *claim = claimed->claim;
-	bool		merged = claim->nlanes > 1;
-	int			peek = claim->limit;
-	int			wanted,
-				n;
-
-	if (claim->nlanes == 0)
-		return;
-	do
-	{
-		wanted = claim->limit - claimed->n;
-		n = merged ? take_from_many(claimed, bound, wanted, peek) : take_from_one(claimed, bound, wanted);
-		CHECK_FOR_INTERRUPTS();
-		/* others may hold all that was looked at: look further */
-		if (n < wanted)
-			peek *= PEEK_FURTHER;
-	} while (claimed->n < claim->limit &&
-			 (n == wanted || (merged && peek <= claim->limit * PEEK_FURTHER * PEEK_FURTHER)));
+	if (claimed->claim->nlanes == 1)
+		take_from_one(claimed, bound);
+	else if (claimed->claim->nlanes > 1)
+		take_from_many(claimed, bound);
 }
 
 /* Where in a queue the step would be. */

@@ -73,10 +73,11 @@ static TaskerQuery find_change = {
 static TaskerQuery count_ahead = {
 	.sql = "SELECT ahead.taking, COALESCE(s.state = 'enqueued' AND t.state IN ('pending', 'in_progress'), false), "
 	"pg_catalog.count(*)::int "
-	"FROM (SELECT q.task_id, q.step_id, q.xmax AS taking FROM tasker.ready_queue q "
-	"WHERE q.lane = $1 AND (q.rank, q.task_id, q.step_id) < ($2, $3, $4) LIMIT $5) AS ahead "
+	"FROM (SELECT q.rank, q.task_id, q.step_id, q.xmax AS taking FROM tasker.ready_queue q "
+	"WHERE q.lane = $1 ORDER BY q.rank, q.task_id, q.step_id LIMIT $5) AS ahead "
 	"LEFT JOIN tasker.workflow_steps s ON s.task_id = ahead.task_id AND s.step_id = ahead.step_id "
-	"LEFT JOIN tasker.tasks t ON t.task_id = ahead.task_id GROUP BY 1, 2",
+	"LEFT JOIN tasker.tasks t ON t.task_id = ahead.task_id "
+	"WHERE (ahead.rank, ahead.task_id, ahead.step_id) < ($2, $3, $4) GROUP BY 1, 2",
 	.args = {INT4OID, INT4OID, INT8OID, INT4OID, INT4OID},
 	.columns = {XIDOID, BOOLOID, INT4OID},
 	.read_only = true,
