@@ -86,12 +86,12 @@ def in_database(tasker, floor, size):
 
 
 def external(tasker, floor, peers, size):
-    graph = workloads.chain(10)
+    chain = workloads.chain(10)
     for connections, batch in ((1, 1), (8, 1), (8, 10), (8, 100)):
         # More than can be done in the time, but not much more.
         n = int((2500, 4000, 12000, 16000)[(1, 8, 80, 800).index(connections * batch)] / 10 * max(size.seconds, 1) * 4)
-        rows = [('tasker', lambda n=n, c=connections, b=batch: tasker.external(graph, n, c, b, size.seconds)),
-                ('floor', lambda n=n, c=connections, b=batch: floor.external(graph, n, c, b, size.seconds))]
+        rows = [('tasker', lambda n=n, c=connections, b=batch: tasker.external(chain, n, c, b, size.seconds)),
+                ('floor', lambda n=n, c=connections, b=batch: floor.external(chain, n, c, b, size.seconds))]
         key = 'external %dx%d' % (connections, batch)
         rows += [row[1:] for peer in peers for row in peer.rows(size) if row[0] == key]
         yield Group(key,
