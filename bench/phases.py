@@ -12,11 +12,11 @@ import pgbench
 import workloads
 from tasker import TURN
 
-# An earlier window of external workers may have left tasks, which come first.
-OLDEST = '''SELECT COALESCE((SELECT min(task_id) FROM tasker.tasks WHERE state IN ('pending', 'in_progress')),
-    (SELECT max(task_id) + 1 FROM tasker.tasks), 1), clock_timestamp()'''
 RATE = '''SELECT count(*), extract(epoch FROM max(pg_xact_commit_timestamp(xmin)) - min(last_attempted_at))
     FROM tasker.workflow_steps WHERE task_id >= %s AND state = 'complete' AND last_attempted_at > %s'''
+
+# Steps that were claimed at the end of a window are not taken again before their leases end.
+OPEN = "SELECT 1 FROM tasker.ready_queue LIMIT 1"
 
 
 class Phases:
@@ -42,19 +42,26 @@ class Phases:
                 AND state IN ('pending', 'in_progress') LIMIT 1''', (last - n + 1, last)).fetchone():
             time.sleep(0.02)
 
+    def work(self, batch, seconds):
+        pgbench.run(self.tasker.cluster, 'tasker', 'bench', TURN.format(batch=batch), 8, seconds,
+                    variables=dict.fromkeys('tslr', '{}'))
+
     def window(self):
         """One window; its rate."""
         cpu = self.tasker.cluster.cpu()
-        oldest, began = self.tasker.admin.execute(OLDEST).fetchone()
+        oldest, began = self.tasker.admin.execute(
+            'SELECT COALESCE(max(task_id) + 1, 1), clock_timestamp() FROM tasker.tasks').fetchone()
         if self.external:
             self.tasker.create(self.tasks)
-            pgbench.run(self.tasker.cluster, 'tasker', 'bench', TURN.format(batch=10), 8, self.seconds,
-                        variables=dict.fromkeys('tslr', '{}'))
+            self.work(10, self.seconds)
         else:
             self.create_and_wait(self.tasks)
         steps, took = self.tasker.admin.execute(RATE, (oldest, began)).fetchone()
         rate = steps / float(took)
         self.cpu = (self.tasker.cluster.cpu() - cpu) * 1e6 / steps
+        # What is left would be older than the next window's, and no longer in shared_buffers.
+        while self.external and self.tasker.admin.execute(OPEN).fetchone():
+            self.work(100, 1)
         # External workers must not run out of work within the window.
         self.tasks = max(100, int(rate * self.seconds / 10 * (1.5 if self.external else 1)))
         return rate
@@ -102,17 +109,23 @@ SIZES = '''SELECT sum(pg_total_relation_size(c.oid)) / 1e6, sum(pg_indexes_size(
 
 
 def size(tasker, steps, retention=None):
-    """Sizes after so many steps of chains of 10, and after three times as many."""
+    """Sizes after so many steps of chains of 10, and after three times as many. With
+    retention no more than 20,000 tasks are there at once. Autovacuum looks every
+    second: at this rate a minute is a million steps."""
     story = Phases(tasker, False, 0, 0, 5)
     story.begin(retention)
+    tasker.cluster.set(autovacuum_naptime='1s')
     found, done = [], 0
     for goal in (steps, 3 * steps):
         while done < goal:
             story.tasks = min(5000, (goal - done) // 10)
             done += 10 * story.tasks
             story.window()
+            if retention:
+                tasker.wait_for('(SELECT count(*) <= 20000 FROM tasker.tasks)')
         tables, indexes = map(float, tasker.admin.execute(SIZES).fetchone())
         found.append(tables)
     story.end()
+    tasker.cluster.set(autovacuum_naptime=None)
     sample = {'size': found[0], 'indexes': indexes, 'size3': found[1]}
     return dict(sample, growth=found[1] / found[0] - 1) if retention else sample
