@@ -81,6 +81,7 @@ namespace_id_for(Datum name)
 {
 	for (;;)
 	{
+		CHECK_FOR_INTERRUPTS();
 		if (tasker_run(&find_namespace, &name, NULL) == 1)
 			return DatumGetInt32(tasker_value_notnull(0, 1));
 		tasker_run(&add_namespace, &name, NULL);

@@ -120,7 +120,6 @@ static TaskerQuery begin_attempts = {
 	.columns = {INT8OID, INT4OID},
 };
 
-
 /* What a claim gets, in the making. */
 typedef struct Claimed
 {
@@ -268,6 +267,26 @@ take_from_one(Claimed *claimed, LaneKey bound)
 		lane_looked_at(&look, from);
 }
 
+/* Has one of the claim's queues a row before the bound? */
+static bool
+any_before(const Claim *claim, LaneKey bound)
+{
+	for (int i = 0; i < claim->nlanes; i++)
+	{
+		LaneLook	look = look_at_lane(claim->lane[i].queue_id, DatumGetInt32(claim->scope.owner));
+		LaneKey		head;
+
+		if (lane_key_compare(&look.from, &bound) >= 0)
+			continue;
+		head = find_head(look.lane, look.from);
+		if (!IsolationUsesXactSnapshot())
+			lane_looked_at(&look, head);
+		if (lane_key_compare(&head, &bound) < 0)
+			return true;
+	}
+	return false;
+}
+
 /*
  * The same of several queues, of each of which the first ones are looked at, and
  * more if others hold all of them.
@@ -282,6 +301,8 @@ take_from_many(Claimed *claimed, LaneKey bound)
 	int			wanted,
 				n;
 
+	if (!any_before(claim, bound))
+		return;
 	nulls[2] = claim->scope.no_owner;
 	key_values(bound, &values[3]);
 	do

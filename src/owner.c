@@ -101,6 +101,7 @@ owner_id_for(Oid role)
 	values[1] = DirectFunctionCall1(namein, CStringGetDatum(GetUserNameFromId(role, false)));
 	for (;;)
 	{
+		CHECK_FOR_INTERRUPTS();
 		if (tasker_run(&find_owner, values, NULL) == 1)
 			return DatumGetInt32(tasker_value_notnull(0, 1));
 		check_mapped(values[1]);
