@@ -228,6 +228,25 @@ idle_executor(int lane)
 	return NULL;
 }
 
+/* How many executors there are in all, and of the owner in this database. The caller holds the lock. */
+int
+executors_of(int owner, int *all)
+{
+	int			n = 0;
+
+	*all = 0;
+	for (int i = 0; i < TASKER_MAX_EXECUTORS; i++)
+	{
+		ExecutorSlot *slot = &shared->executors[i];
+
+		if (slot->state == EXECUTOR_FREE)
+			continue;
+		(*all)++;
+		n += slot->database == MyDatabaseId && slot->owner == owner;
+	}
+	return n;
+}
+
 /*
  * Could the scheduler start one more executor for the lane? Not if it has all
  * that it may have: each looks again when it has done what it is at, and tells
@@ -236,16 +255,9 @@ idle_executor(int lane)
 static bool
 may_have_another_executor(int lane)
 {
-	int			n = 0;
+	int			all;
 
-	for (int i = 0; i < TASKER_MAX_EXECUTORS; i++)
-	{
-		ExecutorSlot *slot = &shared->executors[i];
-
-		if (slot->state != EXECUTOR_FREE && slot->database == MyDatabaseId && slot->owner == -lane)
-			n++;
-	}
-	return n < tasker_max_executors_per_role;
+	return executors_of(-lane, &all) < tasker_max_executors_per_role;
 }
 
 /* The lane has more work than its executors have taken. */

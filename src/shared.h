@@ -158,6 +158,7 @@ extern void wake_launcher_at_commit(void);
 extern void reload_queues_at_commit(void);
 
 extern void wake_scheduler(Oid database);
+extern int	executors_of(int owner, int *all);
 extern void ask_for_executor(int lane);
 
 /* A claim that waits: set this session's latch when one of the lanes gets work. */

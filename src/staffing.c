@@ -101,25 +101,6 @@ refused_lately(int lane)
 	return false;
 }
 
-/* How many executors there are in all, and of the owner in this database. The caller holds the lock. */
-static int
-count_executors(int owner, int *all)
-{
-	int			n = 0;
-
-	*all = 0;
-	for (int i = 0; i < TASKER_MAX_EXECUTORS; i++)
-	{
-		ExecutorSlot *slot = &tasker_shared()->executors[i];
-
-		if (slot->state == EXECUTOR_FREE)
-			continue;
-		(*all)++;
-		n += slot->database == MyDatabaseId && slot->owner == owner;
-	}
-	return n;
-}
-
 /*
  * Which executor is the one to give way: one that is idle before one of a role
  * that has several, and that before one that has had its turn; 0 for none of
@@ -137,7 +118,7 @@ can_give_way(const ExecutorSlot *slot, TimestampTz now)
 		return 3;
 	if (slot->database != MyDatabaseId)
 		return 0;
-	if (count_executors(slot->owner, &all) > 1)
+	if (executors_of(slot->owner, &all) > 1)
 		return 2;
 	return TimestampDifferenceExceeds(slot->started, now, TURN_MS) ? 1 : 0;
 }
@@ -187,7 +168,7 @@ reserve_slot(const Lane *lane)
 	bool		enough = false;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	of_role = count_executors(-lane->lane, &all);
+	of_role = executors_of(-lane->lane, &all);
 	for (int i = 0; i < TASKER_MAX_EXECUTORS; i++)
 	{
 		ExecutorSlot *slot = &shared->executors[i];
