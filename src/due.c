@@ -7,6 +7,10 @@
  * A timer says only that somebody should look: the step's or task's own row
  * decides. Whatever another transaction holds locked is left for later, so one
  * stuck session does not stop the scheduler.
+ *
+ * What was dealt with stays in the index while somebody holds an old snapshot, all
+ * of it before what is left: whoever looks again and again begins where the rest
+ * began.
  */
 #include "engine.h"
 
@@ -23,11 +27,11 @@ static TaskerQuery take_step_timers = {
 	.sql = "DELETE FROM tasker.timers t USING ("
 	"SELECT t2.due_at, t2.task_id, t2.step_id FROM tasker.timers t2 "
 	"JOIN tasker.workflow_steps s ON s.task_id = t2.task_id AND s.step_id = t2.step_id "
-	"WHERE t2.due_at <= $1 AND s.state IN ('waiting', 'waiting_for_retry') "
-	"ORDER BY t2.due_at LIMIT $2 FOR NO KEY UPDATE OF t2, s SKIP LOCKED) AS d "
+	"WHERE t2.due_at >= $1 AND t2.due_at <= $2 AND s.state IN ('waiting', 'waiting_for_retry') "
+	"ORDER BY t2.due_at LIMIT $3 FOR NO KEY UPDATE OF t2, s SKIP LOCKED) AS d "
 	"WHERE t.due_at = d.due_at AND t.task_id = d.task_id AND t.step_id = d.step_id "
 	"RETURNING t.task_id, t.step_id",
-	.args = {TIMESTAMPTZOID, INT4OID},
+	.args = {TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID},
 	.columns = {INT8OID, INT4OID},
 };
 
@@ -36,10 +40,10 @@ static TaskerQuery forget_ended = {
 	.sql = "DELETE FROM tasker.timers t USING ("
 	"SELECT t2.due_at, t2.task_id, t2.step_id FROM tasker.timers t2 "
 	"JOIN tasker.workflow_steps s ON s.task_id = t2.task_id AND s.step_id = t2.step_id "
-	"WHERE t2.due_at <= $1 AND s.state NOT IN ('waiting', 'waiting_for_retry') "
-	"ORDER BY t2.due_at LIMIT $2 FOR UPDATE OF t2 SKIP LOCKED) AS d "
+	"WHERE t2.due_at >= $1 AND t2.due_at <= $2 AND s.state NOT IN ('waiting', 'waiting_for_retry') "
+	"ORDER BY t2.due_at LIMIT $3 FOR UPDATE OF t2 SKIP LOCKED) AS d "
 	"WHERE t.due_at = d.due_at AND t.task_id = d.task_id AND t.step_id = d.step_id",
-	.args = {TIMESTAMPTZOID, INT4OID},
+	.args = {TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID},
 };
 
 static TaskerQuery enqueue_due = {
@@ -54,55 +58,45 @@ static TaskerQuery take_task_timers = {
 	.sql = "DELETE FROM tasker.timers t USING ("
 	"SELECT t2.due_at, t2.task_id FROM tasker.timers t2 "
 	"JOIN tasker.tasks k ON k.task_id = t2.task_id "
-	"WHERE t2.due_at <= $1 AND t2.step_id = 0 ORDER BY t2.due_at LIMIT $2 "
+	"WHERE t2.due_at >= $1 AND t2.due_at <= $2 AND t2.step_id = 0 ORDER BY t2.due_at LIMIT $3 "
 	"FOR NO KEY UPDATE OF t2, k SKIP LOCKED) AS d "
 	"WHERE t.due_at = d.due_at AND t.task_id = d.task_id AND t.step_id = 0 "
 	"RETURNING t.task_id",
-	.args = {TIMESTAMPTZOID, INT4OID},
+	.args = {TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID},
 	.columns = {INT8OID},
 };
 
-static TaskerQuery first_timer = {
-	.sql = "SELECT LEAST((SELECT due_at FROM tasker.timers ORDER BY due_at LIMIT 1), "
-	"(SELECT expires_at FROM tasker.leases ORDER BY expires_at LIMIT 1))",
-	.columns = {TIMESTAMPTZOID},
+static TaskerQuery first_due = {
+	.sql = "SELECT (SELECT due_at FROM tasker.timers WHERE due_at >= $1 ORDER BY due_at LIMIT 1), "
+	"(SELECT expires_at FROM tasker.leases WHERE expires_at >= $2 ORDER BY expires_at LIMIT 1)",
+	.args = {TIMESTAMPTZOID, TIMESTAMPTZOID},
+	.columns = {TIMESTAMPTZOID, TIMESTAMPTZOID},
 };
 
 static TaskerQuery forget_gone = {
-	.sql = "DELETE FROM tasker.timers t WHERE t.due_at <= $1 "
+	.sql = "DELETE FROM tasker.timers t WHERE t.due_at >= $1 AND t.due_at <= $2 "
 	"AND NOT EXISTS (SELECT FROM tasker.tasks k WHERE k.task_id = t.task_id)",
-	.args = {TIMESTAMPTZOID},
+	.args = {TIMESTAMPTZOID, TIMESTAMPTZOID},
 };
+
+const DueFrom due_from_ever = {DT_NOBEGIN, DT_NOBEGIN};
 
 /* Steps whose time has come. Returns how many timers were looked at. */
 static int
-look_at_steps(TimestampTz now, int limit)
+look_at_steps(TimestampTz from, TimestampTz now, int limit)
 {
-	Datum		values[3] = {TimestampTzGetDatum(now), Int32GetDatum(limit), (Datum) 0};
-	DatumList	tasks,
-				steps;
-	StepRef    *refs;
+	Datum		values[3] = {TimestampTzGetDatum(from), TimestampTzGetDatum(now), Int32GetDatum(limit)};
+	StepRefs	refs = {0};
 	int			forgotten = (int) tasker_run(&forget_ended, values, NULL);
 	int			n = (int) tasker_run(&take_step_timers, values, NULL);
 
 	if (n == 0)
 		return forgotten;
-	refs = palloc(n * sizeof(StepRef));
 	for (int i = 0; i < n; i++)
-	{
-		refs[i].task_id = DatumGetInt64(tasker_value_notnull(i, 1));
-		refs[i].step_id = DatumGetInt32(tasker_value_notnull(i, 2));
-	}
-	qsort(refs, n, sizeof(StepRef), step_ref_compare);
-	datum_list_init(&tasks, INT8OID);
-	datum_list_init(&steps, INT4OID);
-	for (int i = 0; i < n; i++)
-	{
-		datum_list_add(&tasks, Int64GetDatum(refs[i].task_id));
-		datum_list_add(&steps, Int32GetDatum(refs[i].step_id));
-	}
-	values[0] = datum_list_array(&tasks);
-	values[1] = datum_list_array(&steps);
+		step_refs_add(&refs, DatumGetInt64(tasker_value_notnull(i, 1)),
+					  DatumGetInt32(tasker_value_notnull(i, 2)));
+	merge_step_refs(&refs);
+	step_refs_arrays(&refs, values);
 	values[2] = TimestampTzGetDatum(now);
 	tasker_run(&enqueue_due, values, NULL);
 	return n + forgotten;
@@ -110,9 +104,9 @@ look_at_steps(TimestampTz now, int limit)
 
 /* Tasks with a failed step: can they still go on? */
 static int
-look_at_tasks(TimestampTz now, int limit)
+look_at_tasks(TimestampTz from, TimestampTz now, int limit)
 {
-	Datum		values[2] = {TimestampTzGetDatum(now), Int32GetDatum(limit)};
+	Datum		values[3] = {TimestampTzGetDatum(from), TimestampTzGetDatum(now), Int32GetDatum(limit)};
 	TaskChanges changes;
 	int			n = (int) tasker_run(&take_task_timers, values, NULL);
 
@@ -125,16 +119,16 @@ look_at_tasks(TimestampTz now, int limit)
 
 /* Do what is due, at most so much of each kind. Returns how much it was. */
 int
-tick(TimestampTz now, int limit)
+tick(DueFrom from, TimestampTz now, int limit)
 {
 	TaskerSection section;
-	Datum		values[1] = {TimestampTzGetDatum(now)};
+	Datum		values[2] = {TimestampTzGetDatum(from.timer), TimestampTzGetDatum(now)};
 	int			done;
 
 	tasker_enter(&section);
-	done = look_at_steps(now, limit);
-	done += expire_leases(now);
-	done += look_at_tasks(now, limit);
+	done = look_at_steps(from.timer, now, limit);
+	done += expire_leases(from.lease, now);
+	done += look_at_tasks(from.timer, now, limit);
 	if (done == 0)
 		tasker_run(&forget_gone, values, NULL);
 	tasker_leave(&section);
@@ -142,18 +136,25 @@ tick(TimestampTz now, int limit)
 }
 
 /* When something is due next; DT_NOEND for never. */
-TimestampTz
-next_due(void)
+DueFrom
+next_due(DueFrom from)
 {
 	TaskerSection section;
-	Datum		due;
-	bool		isnull;
+	Datum		values[2] = {TimestampTzGetDatum(from.timer), TimestampTzGetDatum(from.lease)};
+	Datum		timer,
+				lease;
+	bool		no_timer,
+				no_lease;
+	DueFrom		due;
 
 	tasker_enter(&section);
-	tasker_run(&first_timer, NULL, NULL);
-	due = tasker_value(0, 1, &isnull);
+	tasker_run(&first_due, values, NULL);
+	timer = tasker_value(0, 1, &no_timer);
+	lease = tasker_value(0, 2, &no_lease);
+	due.timer = no_timer ? DT_NOEND : DatumGetTimestampTz(timer);
+	due.lease = no_lease ? DT_NOEND : DatumGetTimestampTz(lease);
 	tasker_leave(&section);
-	return isnull ? DT_NOEND : DatumGetTimestampTz(due);
+	return due;
 }
 
 PG_FUNCTION_INFO_V1(tasker_tick);
@@ -186,7 +187,7 @@ tasker_tick(PG_FUNCTION_ARGS)
 				 errdetail("It is %s.", timestamptz_to_str(now)),
 				 errhint("Leave it out for the present, or pass a time before the year 10000.")));
 	guard_require_armed();
-	done = tick(now, limit);
+	done = tick(due_from_ever, now, limit);
 	(void) expire_due(now);
 	PG_RETURN_INT32(done);
 }

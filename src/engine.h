@@ -99,7 +99,7 @@ typedef struct LeaseEnds
 
 extern void lease_ends_add(LeaseEnds *ends, TimestampTz end, int64 task_id, int step_id);
 extern void insert_lease_ends(LeaseEnds *ends);
-extern int	expire_leases(TimestampTz now);
+extern int	expire_leases(TimestampTz from, TimestampTz now);
 
 /* ------------------------------------------------------------ release.c */
 
@@ -182,8 +182,16 @@ extern void record_cut_offs(void);
 
 /* ------------------------------------------------------------ due.c */
 
-extern int	tick(TimestampTz now, int limit);
-extern TimestampTz next_due(void);
+/* Where tasker.timers and tasker.leases begin: nothing is due before. */
+typedef struct DueFrom
+{
+	TimestampTz timer;
+	TimestampTz lease;
+} DueFrom;
+
+extern const DueFrom due_from_ever;
+extern int	tick(DueFrom from, TimestampTz now, int limit);
+extern DueFrom next_due(DueFrom from);
 
 /* ------------------------------------------------------------ run.c */
 

@@ -31,37 +31,37 @@ static TaskerQuery add_lease = {
 /* The steps of claims whose leases are over by now, as they were claimed. */
 static TaskerQuery take_leases = {
 	.sql = "WITH d AS (DELETE FROM tasker.leases l USING ("
-	"SELECT l2.expires_at, l2.row_id FROM tasker.leases l2 WHERE l2.expires_at <= $1 "
-	"ORDER BY l2.expires_at LIMIT $2 FOR UPDATE SKIP LOCKED) AS c "
+	"SELECT l2.expires_at, l2.row_id FROM tasker.leases l2 "
+	"WHERE l2.expires_at >= $1 AND l2.expires_at <= $2 "
+	"ORDER BY l2.expires_at LIMIT $3 FOR UPDATE SKIP LOCKED) AS c "
 	"WHERE l.expires_at = c.expires_at AND l.row_id = c.row_id "
 	"RETURNING l.task_ids, l.step_ids) "
 	"SELECT u.task_id, u.step_id FROM d CROSS JOIN LATERAL "
 	"ROWS FROM (pg_catalog.unnest(d.task_ids), pg_catalog.unnest(d.step_ids)) AS u (task_id, step_id)",
-	.args = {TIMESTAMPTZOID, INT4OID},
+	.args = {TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID},
 	.columns = {INT8OID, INT4OID},
 };
 
-/* Which of them are in progress still. */
-static TaskerQuery leased_steps = {
-	.sql = "SELECT s.task_id, s.step_id, s.step_no, t.named_task_id, s.attempts, s.lease_expires_at, "
-	"COALESCE(s.claimed_by, '') "
-	"FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS c (task_id, step_id) "
-	"JOIN tasker.workflow_steps s ON s.task_id = c.task_id AND s.step_id = c.step_id "
-	"JOIN tasker.tasks t ON t.task_id = s.task_id "
-	"WHERE s.state = 'in_progress' AND s.lease_expires_at IS NOT NULL",
+/* Of the steps given, those that are in progress and whose lease is as it must be. */
+#define IN_PROGRESS \
+	"SELECT s.task_id, s.step_id, s.step_no, t.named_task_id, s.attempts, s.lease_expires_at, " \
+	"COALESCE(s.claimed_by, '') " \
+	"FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS c (task_id, step_id) " \
+	"JOIN tasker.workflow_steps s ON s.task_id = c.task_id AND s.step_id = c.step_id " \
+	"JOIN tasker.tasks t ON t.task_id = s.task_id " \
+	"WHERE s.state = 'in_progress' AND s.lease_expires_at "
+
+static TaskerQuery read_leased = {
+	.sql = IN_PROGRESS "IS NOT NULL",
 	.args = {INT8ARRAYOID, INT4ARRAYOID},
 	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, INT4OID, TIMESTAMPTZOID, TEXTOID},
 };
 
-/* Those of them that can be locked now, with the task: its row is to change if the step failed for good. */
-static TaskerQuery lock_steps = {
-	.sql = "SELECT s.task_id, s.step_id "
-	"FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS c (task_id, step_id) "
-	"JOIN tasker.workflow_steps s ON s.task_id = c.task_id AND s.step_id = c.step_id "
-	"JOIN tasker.tasks t ON t.task_id = s.task_id "
-	"WHERE s.state = 'in_progress' AND s.lease_expires_at <= $3 FOR NO KEY UPDATE OF s, t SKIP LOCKED",
+/* With the task: its row is to change if the step failed for good. */
+static TaskerQuery lock_expired = {
+	.sql = IN_PROGRESS "<= $3 FOR NO KEY UPDATE OF s, t SKIP LOCKED",
 	.args = {INT8ARRAYOID, INT4ARRAYOID, TIMESTAMPTZOID},
-	.columns = {INT8OID, INT4OID},
+	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, INT4OID, TIMESTAMPTZOID, TEXTOID},
 };
 
 static TaskerQuery end_attempts = {
@@ -73,11 +73,10 @@ static TaskerQuery end_attempts = {
 	.args = {INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, JSONBARRAYOID},
 };
 
-/* A step whose lease may have run out, as its row says. */
+/* A step that has a lease, as its row says. */
 typedef struct LeasedStep
 {
-	int64		task_id;
-	int			step_id;
+	StepRef		ref;
 	int			step_no;
 	int			named_task_id;
 	int			attempts;
@@ -158,54 +157,34 @@ insert_lease_ends(LeaseEnds *ends)
 
 /* ------------------------------------------------------------------ looking */
 
-/* The steps that claims had whose leases are over, in the order of their locks. */
-static void
-take_due(TimestampTz now, DatumList *tasks, DatumList *steps)
+/* The steps that claims had whose leases are over, in the order of their locks. Returns how many. */
+static int
+take_due(TimestampTz from, TimestampTz now, Datum *arrays)
 {
-	Datum		values[2] = {TimestampTzGetDatum(now), Int32GetDatum(LEASES_AT_ONCE)};
+	Datum		values[3] = {TimestampTzGetDatum(from), TimestampTzGetDatum(now), Int32GetDatum(LEASES_AT_ONCE)};
 	StepRefs	refs = {0};
 	uint64		n = tasker_run(&take_leases, values, NULL);
 
 	for (uint64 row = 0; row < n; row++)
 		step_refs_add(&refs, DatumGetInt64(tasker_value_notnull(row, 1)),
 					  DatumGetInt32(tasker_value_notnull(row, 2)));
-	if (n > 0)
-		qsort(refs.items, refs.length, sizeof(StepRef), step_ref_compare);
-	datum_list_init(tasks, INT8OID);
-	datum_list_init(steps, INT4OID);
-	for (int i = 0; i < refs.length; i++)
-	{
-		if (i > 0 && step_ref_compare(&refs.items[i - 1], &refs.items[i]) == 0)
-			continue;
-		datum_list_add(tasks, Int64GetDatum(refs.items[i].task_id));
-		datum_list_add(steps, Int32GetDatum(refs.items[i].step_id));
-	}
+	merge_step_refs(&refs);
+	step_refs_arrays(&refs, arrays);
+	return refs.length;
 }
 
-/* Lock those whose leases are over and whom nobody else has locked, in order. */
-static void
-lock_expired(Datum task_ids, Datum step_ids, TimestampTz now, StepRefs *locked)
-{
-	Datum		values[3] = {task_ids, step_ids, TimestampTzGetDatum(now)};
-	uint64		n = tasker_run(&lock_steps, values, NULL);
-
-	for (uint64 row = 0; row < n; row++)
-		step_refs_add(locked, DatumGetInt64(tasker_value_notnull(row, 1)),
-					  DatumGetInt32(tasker_value_notnull(row, 2)));
-}
-
+/* The rows of one of the queries above, in the order of the steps given. */
 static LeasedStep *
-read_leased(Datum task_ids, Datum step_ids, int *n)
+leased_steps(TaskerQuery *query, Datum *values, int *n)
 {
-	Datum		values[2] = {task_ids, step_ids};
 	LeasedStep *steps;
 
-	*n = (int) tasker_run(&leased_steps, values, NULL);
+	*n = (int) tasker_run(query, values, NULL);
 	steps = palloc(Max(*n, 1) * sizeof(LeasedStep));
 	for (int i = 0; i < *n; i++)
 	{
-		steps[i].task_id = DatumGetInt64(tasker_value_notnull(i, 1));
-		steps[i].step_id = DatumGetInt32(tasker_value_notnull(i, 2));
+		steps[i].ref.task_id = DatumGetInt64(tasker_value_notnull(i, 1));
+		steps[i].ref.step_id = DatumGetInt32(tasker_value_notnull(i, 2));
 		steps[i].step_no = DatumGetInt32(tasker_value_notnull(i, 3));
 		steps[i].named_task_id = DatumGetInt32(tasker_value_notnull(i, 4));
 		steps[i].attempts = DatumGetInt32(tasker_value_notnull(i, 5));
@@ -228,15 +207,6 @@ lease_error(const LeasedStep *step, TimestampTz now)
 	return error_document(&error, step->attempts, now);
 }
 
-static bool
-is_locked(const StepRefs *locked, const LeasedStep *step)
-{
-	StepRef		ref = {step->task_id, step->step_id, 0};
-
-	return locked->length > 0 &&
-		bsearch(&ref, locked->items, locked->length, sizeof(StepRef), step_ref_compare) != NULL;
-}
-
 /* End the attempt of a step that is locked: a row for end_attempts. */
 static void
 add_end(const LeasedStep *step, TimestampTz now, DatumList *columns)
@@ -245,8 +215,8 @@ add_end(const LeasedStep *step, TimestampTz now, DatumList *columns)
 	StepDef    *def = step_def(task_def(step->named_task_id), step->step_no);
 	StepState	state = after_failure(def, step->attempts, false, -1, now, &next);
 
-	datum_list_add(&columns[0], Int64GetDatum(step->task_id));
-	datum_list_add(&columns[1], Int32GetDatum(step->step_id));
+	datum_list_add(&columns[0], Int64GetDatum(step->ref.task_id));
+	datum_list_add(&columns[1], Int32GetDatum(step->ref.step_id));
 	datum_list_add(&columns[2], CStringGetTextDatum(step_state_name(state)));
 	if (next == 0)
 		datum_list_add_null(&columns[3]);
@@ -261,42 +231,43 @@ add_end(const LeasedStep *step, TimestampTz now, DatumList *columns)
  * need not be looked at again at once.
  */
 int
-expire_leases(TimestampTz now)
+expire_leases(TimestampTz from, TimestampTz now)
 {
 	static const Oid types[5] = {INT8OID, INT4OID, TEXTOID, TIMESTAMPTZOID, JSONBOID};
-	DatumList	tasks,
-				steps,
-				columns[5];
+	DatumList	columns[5];
 	Datum		values[5];
-	StepRefs	locked = {0};
 	LeaseEnds	later = {0};
-	LeasedStep *leased;
-	int			n;
+	LeasedStep *leased,
+			   *expired;
+	int			nleased,
+				nexpired;
 	int			locked_by_others = 0;
+	int			n = take_due(from, now, values);
 
-	take_due(now, &tasks, &steps);
-	if (tasks.length == 0)
+	if (n == 0)
 		return 0;
-	values[0] = datum_list_array(&tasks);
-	values[1] = datum_list_array(&steps);
-	lock_expired(values[0], values[1], now, &locked);
-	leased = read_leased(values[0], values[1], &n);
+	values[2] = TimestampTzGetDatum(now);
+	leased = leased_steps(&read_leased, values, &nleased);
+	if (nleased == 0)
+		return n;
+	expired = leased_steps(&lock_expired, values, &nexpired);
 	for (int c = 0; c < 5; c++)
 		datum_list_init(&columns[c], types[c]);
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < nexpired; i++)
+		add_end(&expired[i], now, columns);
+	for (int i = 0; i < nleased; i++)
 	{
-		if (is_locked(&locked, &leased[i]))
-			add_end(&leased[i], now, columns);
-		else
-		{
-			lease_ends_add(&later, leased[i].expires, leased[i].task_id, leased[i].step_id);
-			locked_by_others += leased[i].expires <= now;
-		}
+		const LeasedStep *step = &leased[i];
+
+		if (bsearch(&step->ref, expired, nexpired, sizeof(LeasedStep), step_ref_compare) != NULL)
+			continue;
+		lease_ends_add(&later, step->expires, step->ref.task_id, step->ref.step_id);
+		locked_by_others += step->expires <= now;
 	}
 	insert_lease_ends(&later);
 	for (int c = 0; c < 5; c++)
 		values[c] = datum_list_array(&columns[c]);
-	if (columns[0].length > 0)
+	if (nexpired > 0)
 		tasker_run(&end_attempts, values, NULL);
-	return tasks.length - locked_by_others;
+	return n - locked_by_others;
 }

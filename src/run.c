@@ -199,7 +199,7 @@ tasker_run_procedure(PG_FUNCTION_ARGS)
 
 		CHECK_FOR_INTERRUPTS();
 		check_guard();
-		worked = tick(tasker_now(), TIMERS_AT_ONCE) > 0;
+		worked = tick(due_from_ever, tasker_now(), TIMERS_AT_ONCE) > 0;
 		commit();
 		if (expire_due(tasker_now()))
 			worked = true;

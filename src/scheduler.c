@@ -29,6 +29,8 @@
 /* The shortest between two looks at a timer that can not be served now. */
 #define SHORTEST_SLEEP_MS	100
 #define TIMERS_AT_ONCE		1000
+/* How often all of the timers and leases are looked at, whatever was noted of them. */
+#define LOOK_AT_ALL			(10 * USECS_PER_SEC)
 
 PGDLLEXPORT void tasker_scheduler_main(Datum arg);
 
@@ -107,12 +109,20 @@ told_to_stop(void)
 	return result;
 }
 
+/* What a turn leaves to the next one. */
+typedef struct Turns
+{
+	bool		queues_changed;
+	DueFrom		due;			/* where timers and leases begin */
+	TimestampTz looked_at_all;	/* when that was found without trusting it */
+} Turns;
+
 /*
- * Before a look at everything: whatever is committed from now on, and might be
- * missed by it, sets the latch.
+ * Before a look: whatever is committed from now on, and might be missed by it,
+ * sets the latch.
  */
 static void
-begin_turn(bool *queues_changed)
+begin_turn(Turns *turns)
 {
 	TaskerShared *shared = tasker_shared();
 	SchedulerSlot *slot;
@@ -123,11 +133,29 @@ begin_turn(bool *queues_changed)
 	{
 		slot->asked = false;
 		slot->next_due = DT_NOEND;
-		*queues_changed |= slot->queues_changed;
+		turns->due.timer = Min(turns->due.timer, slot->came);
+		turns->due.lease = Min(turns->due.lease, slot->came);
+		slot->came = DT_NOEND;
+		turns->queues_changed |= slot->queues_changed;
 		slot->queues_changed = false;
 	}
 	ResetLatch(MyLatch);
 	LWLockRelease(&shared->lock);
+}
+
+/*
+ * What the commit of a prepared transaction adds before all others, or the end of
+ * a session that had it locked leaves there, nobody tells of.
+ */
+static void
+look_at_all_in_time(Turns *turns)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (now >= turns->looked_at_all && now < turns->looked_at_all + LOOK_AT_ALL)
+		return;
+	turns->due = due_from_ever;
+	turns->looked_at_all = now;
 }
 
 /* Leave for good, unless somebody asked for a scheduler since its last turn. */
@@ -166,7 +194,7 @@ ms_until(TimestampTz due)
 
 /* Do what is to be done now. Returns for how long to sleep. */
 static long
-one_turn(bool *queues_changed)
+one_turn(Turns *turns)
 {
 	TaskerShared *shared = tasker_shared();
 	TimestampTz due;
@@ -186,12 +214,14 @@ one_turn(bool *queues_changed)
 	if (!library_fits(WARNING) || guard_check().state != GUARD_ARMED || !tasker_enabled)
 	{
 		process_commit();
+		turns->looked_at_all = 0;
 		return LONGEST_SLEEP_MS;
 	}
-	if (*queues_changed)
+	if (turns->queues_changed)
 		watch_queues();
-	*queues_changed = false;
-	done = tick(tasker_now(), TIMERS_AT_ONCE);
+	turns->queues_changed = false;
+	look_at_all_in_time(turns);
+	done = tick(turns->due, tasker_now(), TIMERS_AT_ONCE);
 	notify_queues();
 	fault_point("scheduler-ticked");
 	process_commit();
@@ -200,7 +230,8 @@ one_turn(bool *queues_changed)
 	reap_executors();
 	record_cut_offs();
 	served = serve_lanes(&refusals);
-	due = next_due();
+	turns->due = next_due(turns->due);
+	due = Min(turns->due.timer, turns->due.lease);
 	process_commit();
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
@@ -218,13 +249,13 @@ one_turn(bool *queues_changed)
 
 /* The same; an error is logged and the loop goes on. */
 static long
-one_safe_turn(MemoryContext context, bool *queues_changed)
+one_safe_turn(MemoryContext context, Turns *turns)
 {
 	volatile long sleep = 1000;
 
 	PG_TRY();
 	{
-		sleep = one_turn(queues_changed);
+		sleep = one_turn(turns);
 	}
 	PG_CATCH();
 	{
@@ -241,7 +272,7 @@ tasker_scheduler_main(Datum arg)
 {
 	Oid			database = DatumGetObjectId(arg);
 	MemoryContext context;
-	bool		queues_changed = true;
+	Turns		turns = {.queues_changed = true,.due = due_from_ever};
 
 	if (!take_slot(database))
 		proc_exit(0);
@@ -257,10 +288,10 @@ tasker_scheduler_main(Datum arg)
 		{
 			long		sleep;
 
-			begin_turn(&queues_changed);
+			begin_turn(&turns);
 			MemoryContextSwitchTo(context);
 			MemoryContextReset(context);
-			sleep = one_safe_turn(context, &queues_changed);
+			sleep = one_safe_turn(context, &turns);
 			if (sleep < 0)
 				break;			/* the extension is gone */
 			pgstat_report_activity(STATE_IDLE, NULL);

@@ -421,6 +421,8 @@ tell(void)
 	if (noted.ntasks > 0)
 		interrupt_executors();
 	scheduler = scheduler_slot(MyDatabaseId);
+	if (scheduler != NULL && noted.due != 0)
+		scheduler->came = Min(scheduler->came, noted.due);
 	if (scheduler != NULL && noted.queues)
 		scheduler->queues_changed = noted.scheduler = true;
 	if (scheduler != NULL && scheduler->latch != NULL && scheduler->pid != MyProcPid &&

@@ -37,6 +37,8 @@ typedef struct SchedulerSlot
 	bool		queues_changed; /* somebody else wants to be told of queues */
 	bool		notifies;		/* some queue is to be told of (LaneSlot) */
 	TimestampTz next_due;		/* when it will look by itself */
+	TimestampTz came;			/* the first time at which something is due,
+								 * of all noted since its last look began */
 } SchedulerSlot;
 
 typedef enum ExecutorState
