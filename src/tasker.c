@@ -21,6 +21,7 @@ _PG_init(void)
 	tasker_clock_init();
 	tasker_guc_init();
 	tasker_query_init();
+	estimates_init();
 	tasker_version_init();
 	tasker_shared_init();
 	guard_init();

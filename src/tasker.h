@@ -64,6 +64,7 @@ extern uint64 tasker_run(TaskerQuery *query, Datum *values, const char *nulls);
 extern Datum tasker_value(uint64 row, int column, bool *isnull);
 extern Datum tasker_value_notnull(uint64 row, int column);
 extern void tasker_query_init(void);
+extern void estimates_init(void);
 
 /* ------------------------------------------------------------ state.c */
 
