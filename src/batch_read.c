@@ -22,7 +22,7 @@
  * locked, and by somebody else makes a row be passed over, is the macro's argument.
  */
 #define TAKE(locking) \
-	"WITH c AS (SELECT q.lane, q.rank, q.task_id, q.step_id, s.step_no, s.attempts, s.state::text AS state " \
+	"WITH c AS (SELECT q.ctid AS place, q.rank, q.task_id, q.step_id, s.step_no, s.attempts, s.state::text AS state " \
 	"FROM tasker.ready_queue q " \
 	"JOIN tasker.workflow_steps s ON s.task_id = q.task_id AND s.step_id = q.step_id " \
 	"JOIN tasker.tasks t ON t.task_id = q.task_id " \
@@ -31,8 +31,7 @@
 	"AND (s.attempts = 0 OR s.last_error IS NULL OR s.last_error ->> 'sqlstate' <> '" CUT_OFF_STATE "' " \
 	"OR tasker.lock_cut_off()) " \
 	"ORDER BY q.rank, q.task_id, q.step_id LIMIT $2 " locking "), " \
-	"d AS (DELETE FROM tasker.ready_queue q USING c " \
-	"WHERE q.lane = c.lane AND q.rank = c.rank AND q.task_id = c.task_id AND q.step_id = c.step_id) " \
+	"d AS (DELETE FROM tasker.ready_queue WHERE ctid = ANY (ARRAY(SELECT c.place FROM c))) " \
 	"SELECT c.task_id, c.step_id, c.step_no, c.attempts, c.state, c.rank FROM c"
 
 static TaskerQuery take_optimistic = {

@@ -45,13 +45,12 @@ static TaskerQuery note_errors = {
 
 /* One whose row of ready_queue is locked is running again: it is not interfered with. */
 static TaskerQuery taken_again = {
-	.sql = "WITH f AS MATERIALIZED (SELECT q.lane, q.rank, q.task_id, q.step_id "
+	.sql = "WITH f AS MATERIALIZED (SELECT q.ctid AS place, q.task_id, q.step_id "
 	"FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS c (task_id, step_id) "
 	"JOIN tasker.workflow_steps s ON s.task_id = c.task_id AND s.step_id = c.step_id "
 	"JOIN tasker.ready_queue q ON q.lane = s.lane AND q.rank = -s.priority "
 	"AND q.task_id = s.task_id AND q.step_id = s.step_id FOR UPDATE OF q SKIP LOCKED), "
-	"d AS (DELETE FROM tasker.ready_queue q USING f "
-	"WHERE q.lane = f.lane AND q.rank = f.rank AND q.task_id = f.task_id AND q.step_id = f.step_id) "
+	"d AS (DELETE FROM tasker.ready_queue WHERE ctid = ANY (ARRAY(SELECT f.place FROM f))) "
 	"SELECT s.task_id, s.step_id "
 	"FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS c (task_id, step_id) "
 	"JOIN tasker.workflow_steps s ON s.task_id = c.task_id AND s.step_id = c.step_id "

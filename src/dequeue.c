@@ -22,12 +22,13 @@
 /* By how much more of several queues is looked at, twice at most. */
 #define PEEK_FURTHER	8
 
-/* The first row of a queue that there is from $2, $3, $4 on. */
+/* The first row of a queue that there is from $2, $3, $4 on, of one owner's tasks unless $5 is null. */
 static TaskerQuery head_of_lane = {
 	.sql = "SELECT q.rank, q.task_id, q.step_id FROM tasker.ready_queue q "
 	"WHERE q.lane = $1 AND (q.rank, q.task_id, q.step_id) >= ($2, $3, $4) "
+	"AND ($5 IS NULL OR (SELECT t.owner FROM tasker.tasks t WHERE t.task_id = q.task_id) = $5) "
 	"ORDER BY q.rank, q.task_id, q.step_id LIMIT 1",
-	.args = {INT4OID, INT4OID, INT8OID, INT4OID},
+	.args = {INT4OID, INT4OID, INT8OID, INT4OID, INT4OID},
 	.columns = {INT4OID, INT8OID, INT4OID},
 };
 
@@ -38,7 +39,7 @@ static TaskerQuery head_of_lane = {
  * the queue.
  */
 static TaskerQuery take = {
-	.sql = "WITH c AS (SELECT q.lane, q.rank, q.task_id, q.step_id, s.step_no, s.attempts, s.state::text AS state, s.checkpoint "
+	.sql = "WITH c AS (SELECT q.ctid AS place, q.lane, q.rank, q.task_id, q.step_id, s.step_no, s.attempts, s.state::text AS state, s.checkpoint "
 	"FROM tasker.ready_queue q "
 	"JOIN tasker.workflow_steps s ON s.task_id = q.task_id AND s.step_id = q.step_id "
 	"JOIN tasker.tasks t ON t.task_id = q.task_id "
@@ -47,29 +48,30 @@ static TaskerQuery take = {
 	"AND ((s.state = 'enqueued' AND t.state IN ('pending', 'in_progress') AND ($3 IS NULL OR t.owner = $3)) "
 	"OR s.state IN ('complete', 'cancelled', 'skipped', 'resolved_manually')) "
 	"ORDER BY q.rank, q.task_id, q.step_id LIMIT $2 FOR NO KEY UPDATE OF q, s SKIP LOCKED), "
-	"d AS (DELETE FROM tasker.ready_queue q USING c "
-	"WHERE q.lane = c.lane AND q.rank = c.rank AND q.task_id = c.task_id AND q.step_id = c.step_id) "
+	"d AS (DELETE FROM tasker.ready_queue WHERE ctid = ANY (ARRAY(SELECT c.place FROM c))) "
 	"SELECT c.task_id, c.step_id, c.step_no, c.attempts, c.state, c.checkpoint, c.lane, c.rank FROM c",
 	.args = {INT4OID, INT4OID, INT4OID, INT4OID, INT8OID, INT4OID, INT8OID, INT4OID},
 	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID, JSONBOID, INT4OID, INT4OID},
 };
 
 /*
- * From several queues: the first $7 of each are looked at without a lock, and of
- * all of them in order, as far as they come before $4, $5, $6, the first $2 that
- * nobody holds are taken.
+ * From several queues, each from its $8, $9, $10 on: the first $7 of each are looked
+ * at without a lock, and of all of them in order, as far as they come before
+ * $4, $5, $6, the first $2 that nobody holds are taken.
  */
 static TaskerQuery take_merged = {
-	.sql = "WITH c AS MATERIALIZED (SELECT k.* FROM pg_catalog.unnest($1) AS l (lane) CROSS JOIN LATERAL ("
+	.sql = "WITH c AS MATERIALIZED (SELECT k.* FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($8), "
+	"pg_catalog.unnest($9), pg_catalog.unnest($10)) AS l (lane, rank, task_id, step_id) CROSS JOIN LATERAL ("
 	"SELECT q.lane, q.rank, q.task_id, q.step_id "
 	"FROM tasker.ready_queue q "
 	"JOIN tasker.workflow_steps s ON s.task_id = q.task_id AND s.step_id = q.step_id "
 	"JOIN tasker.tasks t ON t.task_id = q.task_id "
-	"WHERE q.lane = l.lane AND ((s.state = 'enqueued' AND t.state IN ('pending', 'in_progress') "
+	"WHERE q.lane = l.lane AND (q.rank, q.task_id, q.step_id) >= (l.rank, l.task_id, l.step_id) "
+	"AND ((s.state = 'enqueued' AND t.state IN ('pending', 'in_progress') "
 	"AND ($3 IS NULL OR t.owner = $3)) "
 	"OR s.state IN ('complete', 'cancelled', 'skipped', 'resolved_manually')) "
 	"ORDER BY q.rank, q.task_id, q.step_id LIMIT $7) AS k), "
-	"f AS MATERIALIZED (SELECT q.lane, q.rank, q.task_id, q.step_id, s.step_no, s.attempts, "
+	"f AS MATERIALIZED (SELECT q.ctid AS place, q.lane, q.rank, q.task_id, q.step_id, s.step_no, s.attempts, "
 	"s.state::text AS state, s.checkpoint "
 	"FROM c JOIN tasker.ready_queue q "
 	"ON q.lane = c.lane AND q.rank = c.rank AND q.task_id = c.task_id AND q.step_id = c.step_id "
@@ -77,10 +79,10 @@ static TaskerQuery take_merged = {
 	"WHERE s.state IN ('enqueued', 'complete', 'cancelled', 'skipped', 'resolved_manually') "
 	"AND (c.rank, c.task_id, c.step_id) < ($4, $5, $6) "
 	"ORDER BY q.rank, q.task_id, q.step_id LIMIT $2 FOR NO KEY UPDATE OF q, s SKIP LOCKED), "
-	"d AS (DELETE FROM tasker.ready_queue q USING f "
-	"WHERE q.lane = f.lane AND q.rank = f.rank AND q.task_id = f.task_id AND q.step_id = f.step_id) "
+	"d AS (DELETE FROM tasker.ready_queue WHERE ctid = ANY (ARRAY(SELECT f.place FROM f))) "
 	"SELECT f.task_id, f.step_id, f.step_no, f.attempts, f.state, f.checkpoint, f.lane, f.rank FROM f",
-	.args = {INT4ARRAYOID, INT4OID, INT4OID, INT4OID, INT8OID, INT4OID, INT4OID},
+	.args = {INT4ARRAYOID, INT4OID, INT4OID, INT4OID, INT8OID, INT4OID, INT4OID,
+	INT4ARRAYOID, INT8ARRAYOID, INT4ARRAYOID},
 	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID, JSONBOID, INT4OID, INT4OID},
 };
 
@@ -202,14 +204,15 @@ add_rows(Claimed *claimed, int n, LaneKey none)
 					DatumGetInt32(tasker_value_notnull(n - 1, 2)));
 }
 
-/* The first row of the queue that there is from a place on; lane_end if there is none. */
+/* The first row of the queue that the claim may have, from a place on; lane_end if there is none. */
 static LaneKey
-find_head(int lane, LaneKey from)
+find_head(const Claim *claim, int lane, LaneKey from)
 {
-	Datum		values[4] = {Int32GetDatum(lane)};
+	Datum		values[5] = {Int32GetDatum(lane)};
 
 	key_values(from, &values[1]);
-	if (tasker_run(&head_of_lane, values, NULL) == 0)
+	values[4] = claim->scope.owner;
+	if (tasker_run(&head_of_lane, values, claim->scope.no_owner == 'n' ? "    n" : NULL) == 0)
 		return lane_end;
 	return lane_key(DatumGetInt32(tasker_value_notnull(0, 1)), DatumGetInt64(tasker_value_notnull(0, 2)),
 					DatumGetInt32(tasker_value_notnull(0, 3)));
@@ -257,7 +260,7 @@ take_from_one(Claimed *claimed, LaneKey bound)
 		return;
 	while (claimed->n < claim->limit)
 	{
-		from = find_head(lane, from);
+		from = find_head(claim, lane, from);
 		if (lane_key_compare(&from, &bound) >= 0)
 			break;
 		from = take_rank(claimed, from, bound);
@@ -267,24 +270,39 @@ take_from_one(Claimed *claimed, LaneKey bound)
 		lane_looked_at(&look, from);
 }
 
-/* Has one of the claim's queues a row before the bound? */
+/*
+ * Where the rows of each of the claim's queues begin, as arrays of ranks, tasks and
+ * steps. Returns whether one of them comes before the bound.
+ */
 static bool
-any_before(const Claim *claim, LaneKey bound)
+find_heads(const Claim *claim, LaneKey bound, Datum *arrays)
 {
+	static const Oid types[3] = {INT4OID, INT8OID, INT4OID};
+	DatumList	columns[3];
+	bool		any = false;
+
+	for (int c = 0; c < 3; c++)
+		datum_list_init(&columns[c], types[c]);
 	for (int i = 0; i < claim->nlanes; i++)
 	{
 		LaneLook	look = look_at_lane(claim->lane[i].queue_id, DatumGetInt32(claim->scope.owner));
-		LaneKey		head;
+		LaneKey		head = look.from;
+		Datum		values[3];
 
-		if (lane_key_compare(&look.from, &bound) >= 0)
-			continue;
-		head = find_head(look.lane, look.from);
-		if (!IsolationUsesXactSnapshot())
-			lane_looked_at(&look, head);
 		if (lane_key_compare(&head, &bound) < 0)
-			return true;
+		{
+			head = find_head(claim, look.lane, look.from);
+			if (!IsolationUsesXactSnapshot())
+				lane_looked_at(&look, head);
+			any |= lane_key_compare(&head, &bound) < 0;
+		}
+		key_values(head, values);
+		for (int c = 0; c < 3; c++)
+			datum_list_add(&columns[c], values[c]);
 	}
-	return false;
+	for (int c = 0; c < 3; c++)
+		arrays[c] = datum_list_array(&columns[c]);
+	return any;
 }
 
 /*
@@ -295,13 +313,13 @@ static void
 take_from_many(Claimed *claimed, LaneKey bound)
 {
 	const Claim *claim = claimed->claim;
-	Datum		values[7] = {claim->lanes, (Datum) 0, claim->scope.owner};
-	char		nulls[8] = "       ";
+	Datum		values[10] = {claim->lanes, (Datum) 0, claim->scope.owner};
+	char		nulls[11] = "          ";
 	int			peek = claim->limit;
 	int			wanted,
 				n;
 
-	if (!any_before(claim, bound))
+	if (!find_heads(claim, bound, &values[7]))
 		return;
 	nulls[2] = claim->scope.no_owner;
 	key_values(bound, &values[3]);

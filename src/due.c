@@ -24,25 +24,21 @@
 #define TOO_LATE		((TimestampTz) (date2j(10000, 1, 1) - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY)
 
 static TaskerQuery take_step_timers = {
-	.sql = "DELETE FROM tasker.timers t USING ("
-	"SELECT t2.due_at, t2.task_id, t2.step_id FROM tasker.timers t2 "
-	"JOIN tasker.workflow_steps s ON s.task_id = t2.task_id AND s.step_id = t2.step_id "
-	"WHERE t2.due_at >= $1 AND t2.due_at <= $2 AND s.state IN ('waiting', 'waiting_for_retry') "
-	"ORDER BY t2.due_at LIMIT $3 FOR NO KEY UPDATE OF t2, s SKIP LOCKED) AS d "
-	"WHERE t.due_at = d.due_at AND t.task_id = d.task_id AND t.step_id = d.step_id "
-	"RETURNING t.task_id, t.step_id",
+	.sql = "DELETE FROM tasker.timers WHERE ctid = ANY (ARRAY(SELECT t.ctid FROM tasker.timers t "
+	"JOIN tasker.workflow_steps s ON s.task_id = t.task_id AND s.step_id = t.step_id "
+	"WHERE t.due_at >= $1 AND t.due_at <= $2 AND s.state IN ('waiting', 'waiting_for_retry') "
+	"ORDER BY t.due_at LIMIT $3 FOR NO KEY UPDATE OF t, s SKIP LOCKED)) "
+	"RETURNING task_id, step_id",
 	.args = {TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID},
 	.columns = {INT8OID, INT4OID},
 };
 
 /* Timers of steps that do not wait any more: somebody retried or cancelled them. */
 static TaskerQuery forget_ended = {
-	.sql = "DELETE FROM tasker.timers t USING ("
-	"SELECT t2.due_at, t2.task_id, t2.step_id FROM tasker.timers t2 "
-	"JOIN tasker.workflow_steps s ON s.task_id = t2.task_id AND s.step_id = t2.step_id "
-	"WHERE t2.due_at >= $1 AND t2.due_at <= $2 AND s.state NOT IN ('waiting', 'waiting_for_retry') "
-	"ORDER BY t2.due_at LIMIT $3 FOR UPDATE OF t2 SKIP LOCKED) AS d "
-	"WHERE t.due_at = d.due_at AND t.task_id = d.task_id AND t.step_id = d.step_id",
+	.sql = "DELETE FROM tasker.timers WHERE ctid = ANY (ARRAY(SELECT t.ctid FROM tasker.timers t "
+	"JOIN tasker.workflow_steps s ON s.task_id = t.task_id AND s.step_id = t.step_id "
+	"WHERE t.due_at >= $1 AND t.due_at <= $2 AND s.state NOT IN ('waiting', 'waiting_for_retry') "
+	"ORDER BY t.due_at LIMIT $3 FOR UPDATE OF t SKIP LOCKED))",
 	.args = {TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID},
 };
 
@@ -55,13 +51,11 @@ static TaskerQuery enqueue_due = {
 };
 
 static TaskerQuery take_task_timers = {
-	.sql = "DELETE FROM tasker.timers t USING ("
-	"SELECT t2.due_at, t2.task_id FROM tasker.timers t2 "
-	"JOIN tasker.tasks k ON k.task_id = t2.task_id "
-	"WHERE t2.due_at >= $1 AND t2.due_at <= $2 AND t2.step_id = 0 ORDER BY t2.due_at LIMIT $3 "
-	"FOR NO KEY UPDATE OF t2, k SKIP LOCKED) AS d "
-	"WHERE t.due_at = d.due_at AND t.task_id = d.task_id AND t.step_id = 0 "
-	"RETURNING t.task_id",
+	.sql = "DELETE FROM tasker.timers WHERE ctid = ANY (ARRAY(SELECT t.ctid FROM tasker.timers t "
+	"JOIN tasker.tasks k ON k.task_id = t.task_id "
+	"WHERE t.due_at >= $1 AND t.due_at <= $2 AND t.step_id = 0 ORDER BY t.due_at LIMIT $3 "
+	"FOR NO KEY UPDATE OF t, k SKIP LOCKED)) "
+	"RETURNING task_id",
 	.args = {TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID},
 	.columns = {INT8OID},
 };

@@ -30,12 +30,9 @@ static TaskerQuery add_lease = {
 
 /* The steps of claims whose leases are over by now, as they were claimed. */
 static TaskerQuery take_leases = {
-	.sql = "WITH d AS (DELETE FROM tasker.leases l USING ("
-	"SELECT l2.expires_at, l2.row_id FROM tasker.leases l2 "
-	"WHERE l2.expires_at >= $1 AND l2.expires_at <= $2 "
-	"ORDER BY l2.expires_at LIMIT $3 FOR UPDATE SKIP LOCKED) AS c "
-	"WHERE l.expires_at = c.expires_at AND l.row_id = c.row_id "
-	"RETURNING l.task_ids, l.step_ids) "
+	.sql = "WITH d AS (DELETE FROM tasker.leases WHERE ctid = ANY (ARRAY(SELECT ctid FROM tasker.leases "
+	"WHERE expires_at >= $1 AND expires_at <= $2 ORDER BY expires_at LIMIT $3 FOR UPDATE SKIP LOCKED)) "
+	"RETURNING task_ids, step_ids) "
 	"SELECT u.task_id, u.step_id FROM d CROSS JOIN LATERAL "
 	"ROWS FROM (pg_catalog.unnest(d.task_ids), pg_catalog.unnest(d.step_ids)) AS u (task_id, step_id)",
 	.args = {TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID},

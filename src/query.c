@@ -6,9 +6,9 @@
  * Every statement of tasker runs inside a section: tasker_enter … tasker_leave.
  * A section pins search_path, so that operators and functions written without
  * a schema are pg_catalog's whatever the session has set, and the planner's
- * settings, so that a kept plan is the one that was meant, whatever the
- * statistics said on the day: joins in the order in which they are written,
- * by index probes driven by the ids that a call was given.
+ * settings, so that a kept plan is the one that was meant: joins in the order in
+ * which they are written, by index probes driven by the ids that a call was
+ * given. What the statistics say on the day it does not see (estimates.c).
  *
  * An error leaves a section by the abort of its transaction or
  * subtransaction, which puts back the user and the settings.

@@ -77,9 +77,8 @@ static TaskerQuery register_worker = {
 };
 
 static TaskerQuery forget_workers = {
-	.sql = "DELETE FROM tasker.workers w USING (SELECT role_name, worker FROM tasker.workers "
-	"WHERE last_seen_at < $1 - '1 day'::interval FOR UPDATE SKIP LOCKED) AS d "
-	"WHERE w.role_name = d.role_name AND w.worker = d.worker",
+	.sql = "DELETE FROM tasker.workers WHERE ctid = ANY (ARRAY(SELECT ctid FROM tasker.workers "
+	"WHERE last_seen_at < $1 - '1 day'::interval FOR UPDATE SKIP LOCKED))",
 	.args = {TIMESTAMPTZOID},
 };
 

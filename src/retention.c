@@ -118,11 +118,10 @@ static TaskerQuery ends = {
 #define NOT_TAKEN	"NOT (s.state = 'complete' AND s.completed_at IS NOT NULL)"
 
 static TaskerQuery forget_hints = {
-	.sql = "DELETE FROM tasker.ready_queue q USING (SELECT q2.lane, q2.rank, q2.task_id, q2.step_id "
-	"FROM tasker.workflow_steps s JOIN tasker.ready_queue q2 "
-	"ON q2.lane = s.lane AND q2.rank = -s.priority AND q2.task_id = s.task_id AND q2.step_id = s.step_id "
-	"WHERE s.task_id = ANY ($1) AND " NOT_TAKEN " FOR UPDATE OF q2 SKIP LOCKED) AS d "
-	"WHERE q.lane = d.lane AND q.rank = d.rank AND q.task_id = d.task_id AND q.step_id = d.step_id",
+	.sql = "DELETE FROM tasker.ready_queue WHERE ctid = ANY (ARRAY(SELECT q.ctid "
+	"FROM tasker.workflow_steps s JOIN tasker.ready_queue q "
+	"ON q.lane = s.lane AND q.rank = -s.priority AND q.task_id = s.task_id AND q.step_id = s.step_id "
+	"WHERE s.task_id = ANY ($1) AND " NOT_TAKEN " FOR UPDATE OF q SKIP LOCKED))",
 	.args = {INT8ARRAYOID},
 };
 
