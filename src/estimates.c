@@ -51,12 +51,19 @@ relation_info(PlannerInfo *root, Oid relation, bool inhparent, RelOptInfo *rel)
 	}
 }
 
-/* Taking control without giving a tuple stands for a column that was never analyzed. */
+/*
+ * Taking control without giving a tuple stands for a column that was never
+ * analyzed. Not every caller has set it to none.
+ */
 static bool
 relation_stats(PlannerInfo *root, RangeTblEntry *rte, AttrNumber column, VariableStatData *variable)
 {
 	if (rte->rtekind == RTE_RELATION && is_ours(rte->relid))
+	{
+		variable->statsTuple = NULL;
+		variable->freefunc = NULL;
 		return true;
+	}
 	return previous_relation_stats_hook && previous_relation_stats_hook(root, rte, column, variable);
 }
 
