@@ -12,18 +12,23 @@
  * it; a rollback, which makes free what others passed over, forgets it. What
  * nobody tells of, like the commit of a prepared transaction or the end of
  * somebody's own SELECT ... FOR UPDATE, is found all the same: a look is good for
- * a second.
+ * a second, or for longer if it takes long itself.
  *
- * Called by those who take rows (batch_read.c, dequeue.c), by shared.c when a
- * transaction ends, and for queues by claims.c and queues.c.
+ * Called by those who take rows (batch_read.c, dequeue.c) or look whether there are
+ * some (staffing.c), by shared.c when a transaction ends, and for queues by claims.c
+ * and queues.c.
  */
 #include "tasker.h"
 
 #include "miscadmin.h"
 #include "shared.h"
 
-/* How long a look is trusted; as long again, while somebody looks anew. */
+/*
+ * How long a look is trusted; as long again, while somebody looks anew. It is at
+ * least so many times as long as that takes.
+ */
 #define TRUSTED_FOR		(USECS_PER_SEC / 2)
+#define TIMES_ITS_COST	10
 
 const LaneKey lane_begin = {PG_INT32_MIN, PG_INT32_MIN, PG_INT64_MIN};
 const LaneKey lane_end = {PG_INT32_MAX, PG_INT32_MAX, PG_INT64_MAX};
@@ -107,6 +112,7 @@ make_lane_slot(int lane, int owner)
 	slot->lane = lane;
 	slot->owner = owner;
 	slot->watched = slot->pending = false;
+	slot->took = 0;
 	forget_slot(slot);
 	pg_atomic_write_u64(&slot->served_at, 0);
 	return slot;
@@ -121,7 +127,7 @@ use_last_look(const LaneSlot *slot, LaneLook *look)
 	LaneKey		own = own_first_in_lane(look->lane);
 
 	look->version = slot->version;
-	look->anew = slot->looked_at <= look->looked_at - TRUSTED_FOR;
+	look->anew = Abs(look->looked_at - slot->looked_at) >= Max(TRUSTED_FOR, TIMES_ITS_COST * slot->took);
 	if (look->anew)
 		return false;
 	look->from = lane_key_compare(&own, &slot->first) < 0 ? own : slot->first;
@@ -157,6 +163,34 @@ look_at_lane(int lane, int owner)
 	return look;
 }
 
+static int
+compare_looks(const void *a, const void *b)
+{
+	int			x = ((const LaneLook *) a)->lane;
+	int			y = ((const LaneLook *) b)->lane;
+
+	return x < y ? -1 : x > y;
+}
+
+/* The same for each of the lanes of this database's owners that are known, in order. */
+LaneLook *
+look_at_lanes_of_owners(int *n)
+{
+	TaskerShared *shared = tasker_shared();
+	LaneLook   *looks = palloc(TASKER_MAX_LANES * sizeof(LaneLook));
+
+	*n = 0;
+	LWLockAcquire(&shared->lock, LW_SHARED);
+	for (int i = 0; i < shared->nlanes; i++)
+		if (shared->lanes[i].database == MyDatabaseId && shared->lanes[i].lane < 0)
+			looks[(*n)++].lane = shared->lanes[i].lane;
+	LWLockRelease(&shared->lock);
+	for (int i = 0; i < *n; i++)
+		looks[i] = look_at_lane(looks[i].lane, 0);
+	qsort(looks, *n, sizeof(LaneLook), compare_looks);
+	return looks;
+}
+
 /*
  * Up to the last row, every one that could be was taken; but what came since the
  * look began may be before it. A look that trusts another one is no reason to go
@@ -171,6 +205,8 @@ lane_looked_at(const LaneLook *look, LaneKey last)
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	slot = lane_slot(look->lane, look->owner);
+	if (slot != NULL && look->anew)
+		slot->took = GetCurrentTimestamp() - look->looked_at;
 	if (slot != NULL && (int32) (look->version - slot->came_since) >= 0)
 	{
 		LaneKey		first = lane_key_compare(&slot->came, &last) < 0 ? slot->came : last;

@@ -29,8 +29,12 @@
 /* The shortest between two looks at a timer that can not be served now. */
 #define SHORTEST_SLEEP_MS	100
 #define TIMERS_AT_ONCE		1000
-/* How often all of the timers and leases are looked at, whatever was noted of them. */
+/*
+ * How often all timers and leases are looked at, whatever was noted of them; less
+ * often if so many times what it takes is longer.
+ */
 #define LOOK_AT_ALL			(10 * USECS_PER_SEC)
+#define TIMES_ITS_COST		20
 
 PGDLLEXPORT void tasker_scheduler_main(Datum arg);
 
@@ -114,8 +118,29 @@ typedef struct Turns
 {
 	bool		queues_changed;
 	DueFrom		due;			/* where timers and leases begin */
-	TimestampTz looked_at_all;	/* when that was found without trusting it */
+	TimestampTz looked_at_all;	/* when that was found without trusting it ... */
+	int64		took;			/* ... and how many µs it took */
 } Turns;
+
+/* What was committed may be due before all others. The caller holds the lock. */
+static void
+heed_what_came(Turns *turns, SchedulerSlot *slot)
+{
+	turns->due.timer = Min(turns->due.timer, slot->came);
+	turns->due.lease = Min(turns->due.lease, slot->came);
+	slot->came = DT_NOEND;
+}
+
+/* What this turn has committed sets no latch. */
+static void
+heed_own(Turns *turns)
+{
+	TaskerShared *shared = tasker_shared();
+
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	heed_what_came(turns, scheduler_slot(MyDatabaseId));
+	LWLockRelease(&shared->lock);
+}
 
 /*
  * Before a look: whatever is committed from now on, and might be missed by it,
@@ -133,9 +158,7 @@ begin_turn(Turns *turns)
 	{
 		slot->asked = false;
 		slot->next_due = DT_NOEND;
-		turns->due.timer = Min(turns->due.timer, slot->came);
-		turns->due.lease = Min(turns->due.lease, slot->came);
-		slot->came = DT_NOEND;
+		heed_what_came(turns, slot);
 		turns->queues_changed |= slot->queues_changed;
 		slot->queues_changed = false;
 	}
@@ -147,15 +170,10 @@ begin_turn(Turns *turns)
  * What the commit of a prepared transaction adds before all others, or the end of
  * a session that had it locked leaves there, nobody tells of.
  */
-static void
-look_at_all_in_time(Turns *turns)
+static bool
+look_at_all(const Turns *turns, TimestampTz now)
 {
-	TimestampTz now = GetCurrentTimestamp();
-
-	if (now >= turns->looked_at_all && now < turns->looked_at_all + LOOK_AT_ALL)
-		return;
-	turns->due = due_from_ever;
-	turns->looked_at_all = now;
+	return Abs(now - turns->looked_at_all) >= Max(LOOK_AT_ALL, TIMES_ITS_COST * turns->took);
 }
 
 /* Leave for good, unless somebody asked for a scheduler since its last turn. */
@@ -197,8 +215,11 @@ static long
 one_turn(Turns *turns)
 {
 	TaskerShared *shared = tasker_shared();
+	SchedulerSlot *slot;
+	TimestampTz begun = GetCurrentTimestamp();
 	TimestampTz due;
 	TimestampTz retention_due;
+	bool		all;
 	long		sleep;
 	bool		served;
 	int			done;
@@ -220,22 +241,31 @@ one_turn(Turns *turns)
 	if (turns->queues_changed)
 		watch_queues();
 	turns->queues_changed = false;
-	look_at_all_in_time(turns);
+	all = look_at_all(turns, begun);
+	if (all)
+		turns->due = due_from_ever;
 	done = tick(turns->due, tasker_now(), TIMERS_AT_ONCE);
 	notify_queues();
 	fault_point("scheduler-ticked");
 	process_commit();
 
+	heed_own(turns);			/* retries of what has just failed */
 	process_begin_transaction();
 	reap_executors();
 	record_cut_offs();
 	served = serve_lanes(&refusals);
 	turns->due = next_due(turns->due);
-	due = Min(turns->due.timer, turns->due.lease);
+	if (all)
+	{
+		turns->looked_at_all = begun;
+		turns->took = GetCurrentTimestamp() - begun;
+	}
 	process_commit();
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	scheduler_slot(MyDatabaseId)->next_due = due;
+	slot = scheduler_slot(MyDatabaseId);
+	heed_what_came(turns, slot);
+	due = slot->next_due = Min(turns->due.timer, turns->due.lease);
 	LWLockRelease(&shared->lock);
 
 	retention_due = retention_turn();

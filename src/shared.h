@@ -95,6 +95,8 @@ typedef struct LaneSlot
 	pg_atomic_uint64 served_at; /* the last claim, a TimestampTz */
 	LaneKey		first;			/* there is nothing to take before it, ... */
 	TimestampTz looked_at;		/* ... says a look at this time; 0: unknown */
+	int64		took;			/* µs that the last one took which trusted no
+								 * other */
 	uint32		version;		/* how often rows came, or it was forgotten */
 	LaneKey		came;			/* the first of the rows that came ... */
 	uint32		came_since;		/* ... since this version */
@@ -173,6 +175,7 @@ extern const LaneKey lane_end;
 extern LaneKey lane_key(int rank, int64 task_id, int step_id);
 extern int	lane_key_compare(const LaneKey *a, const LaneKey *b);
 extern LaneLook look_at_lane(int lane, int owner);
+extern LaneLook *look_at_lanes_of_owners(int *n);
 extern void lane_looked_at(const LaneLook *look, LaneKey last);
 extern void lower_lane(int lane, const LaneKey *first);
 extern void forget_lane(int lane);

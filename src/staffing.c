@@ -27,15 +27,27 @@
 /* What reserve_slot says if the lane waits until another one's executor leaves. */
 #define NO_ROOM				(-2)
 
-/* Each lane of steps that run in the database, without reading its rows. */
-static TaskerQuery lanes_with_work = {
-	.sql = "WITH RECURSIVE l AS ("
-	"(SELECT lane FROM tasker.ready_queue WHERE lane < 0 ORDER BY lane LIMIT 1) "
-	"UNION ALL SELECT (SELECT q.lane FROM tasker.ready_queue q "
-	"WHERE q.lane > l.lane AND q.lane < 0 ORDER BY q.lane LIMIT 1) FROM l WHERE l.lane IS NOT NULL) "
-	"SELECT l.lane, CASE WHEN o.owner_id IS NOT NULL THEN COALESCE(o.role_oid, 0::oid) END, o.role_name FROM l LEFT JOIN tasker.owners o ON o.owner_id = -l.lane "
-	"WHERE l.lane IS NOT NULL",
-	.columns = {INT4OID, OIDOID, NAMEOID},
+/*
+ * Each lane of steps that run in the database, without reading its rows. Of lanes
+ * $1 it is known from where on they may have rows, $2, $3, $4; between them, from $5
+ * to $6, there may be others. The known ones come with their first row, if there is one.
+ */
+static TaskerQuery find_lanes = {
+	.sql = "WITH RECURSIVE u AS (SELECT g.before, (SELECT q.lane FROM tasker.ready_queue q "
+	"WHERE q.lane > g.after AND q.lane < g.before ORDER BY q.lane LIMIT 1) AS lane "
+	"FROM ROWS FROM (pg_catalog.unnest($5), pg_catalog.unnest($6)) AS g (after, before) "
+	"UNION ALL SELECT u.before, (SELECT q.lane FROM tasker.ready_queue q "
+	"WHERE q.lane > u.lane AND q.lane < u.before ORDER BY q.lane LIMIT 1) FROM u WHERE u.lane IS NOT NULL), "
+	"l AS (SELECT k.lane, true AS known, q.rank, q.task_id, q.step_id FROM ROWS FROM (pg_catalog.unnest($1), "
+	"pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4)) AS k (lane, rank, task_id, step_id) "
+	"LEFT JOIN LATERAL (SELECT q.rank, q.task_id, q.step_id FROM tasker.ready_queue q "
+	"WHERE q.lane = k.lane AND (q.rank, q.task_id, q.step_id) >= (k.rank, k.task_id, k.step_id) "
+	"ORDER BY q.rank, q.task_id, q.step_id LIMIT 1) AS q ON true "
+	"UNION ALL SELECT u.lane, false, 0, 0, 0 FROM u WHERE u.lane IS NOT NULL) "
+	"SELECT l.lane, CASE WHEN o.owner_id IS NOT NULL THEN COALESCE(o.role_oid, 0::oid) END, o.role_name, "
+	"l.known, l.rank, l.task_id, l.step_id FROM l LEFT JOIN tasker.owners o ON o.owner_id = -l.lane ORDER BY l.lane",
+	.args = {INT4ARRAYOID, INT4ARRAYOID, INT8ARRAYOID, INT4ARRAYOID, INT4ARRAYOID, INT4ARRAYOID},
+	.columns = {INT4OID, OIDOID, NAMEOID, BOOLOID, INT4OID, INT8OID, INT4OID},
 };
 
 static TaskerQuery rename_owner = {
@@ -280,26 +292,79 @@ check_owner(Lane *lane)
 	return NULL;
 }
 
-/* The lanes with work, in the caller's memory context. */
+/* The arguments of find_lanes, for lanes that are known. */
+static void
+known_lanes(const LaneLook *looks, int n, Datum *values)
+{
+	static const Oid types[6] = {INT4OID, INT4OID, INT8OID, INT4OID, INT4OID, INT4OID};
+	DatumList	columns[6];
+	int			after = PG_INT32_MIN;
+
+	for (int c = 0; c < 6; c++)
+		datum_list_init(&columns[c], types[c]);
+	for (int i = 0; i <= n; i++)
+	{
+		int			before = i < n ? looks[i].lane : 0;
+
+		datum_list_add(&columns[4], Int32GetDatum(after));
+		datum_list_add(&columns[5], Int32GetDatum(before));
+		after = before;
+		if (i == n)
+			break;
+		datum_list_add(&columns[0], Int32GetDatum(looks[i].lane));
+		datum_list_add(&columns[1], Int32GetDatum(looks[i].from.rank));
+		datum_list_add(&columns[2], Int64GetDatum(looks[i].from.task_id));
+		datum_list_add(&columns[3], Int32GetDatum(looks[i].from.step_id));
+	}
+	for (int c = 0; c < 6; c++)
+		values[c] = datum_list_array(&columns[c]);
+}
+
+/* A row of find_lanes for a lane that is known: its look has ended. Has it got rows? */
+static bool
+known_lane_has_rows(const LaneLook *look, uint64 row)
+{
+	LaneKey		first = lane_end;
+	bool		none;
+	Datum		rank = tasker_value(row, 5, &none);
+
+	if (!none)
+		first = lane_key(DatumGetInt32(rank), DatumGetInt64(tasker_value_notnull(row, 6)),
+						 DatumGetInt32(tasker_value_notnull(row, 7)));
+	lane_looked_at(look, first);
+	return !none;
+}
+
+/* The lanes with work in order, in the caller's memory context. */
 static Lane *
-find_lanes(int *n)
+lanes_with_work(int *n)
 {
 	TaskerSection section;
 	MemoryContext context = CurrentMemoryContext;
+	int			nlooks;
+	LaneLook   *look = look_at_lanes_of_owners(&nlooks);
+	Datum		values[6];
+	uint64		rows;
 	Lane	   *lanes;
 
 	tasker_enter(&section);
-	*n = (int) tasker_run(&lanes_with_work, NULL, NULL);
-	lanes = MemoryContextAllocZero(context, Max(*n, 1) * sizeof(Lane));
-	for (int i = 0; i < *n; i++)
+	known_lanes(look, nlooks, values);
+	rows = tasker_run(&find_lanes, values, NULL);
+	lanes = MemoryContextAllocZero(context, Max(rows, 1) * sizeof(Lane));
+	*n = 0;
+	for (uint64 row = 0; row < rows; row++)
 	{
-		Datum		role = tasker_value(i, 2, &lanes[i].no_owner);
+		Lane	   *lane = &lanes[*n];
+		Datum		role = tasker_value(row, 2, &lane->no_owner);
 
-		lanes[i].lane = DatumGetInt32(tasker_value_notnull(i, 1));
-		if (lanes[i].no_owner)
+		lane->lane = DatumGetInt32(tasker_value_notnull(row, 1));
+		if (DatumGetBool(tasker_value_notnull(row, 4)) && !known_lane_has_rows(look++, row))
 			continue;
-		lanes[i].role = DatumGetObjectId(role);
-		lanes[i].role_name = *DatumGetName(tasker_value_notnull(i, 3));
+		(*n)++;
+		if (lane->no_owner)
+			continue;
+		lane->role = DatumGetObjectId(role);
+		lane->role_name = *DatumGetName(tasker_value_notnull(row, 3));
 	}
 	tasker_leave(&section);
 	return lanes;
@@ -329,7 +394,7 @@ serve_lanes(int *refusals)
 	bool		served = true;
 	int			n;
 	int			first = 0;
-	Lane	   *lanes = find_lanes(&n);
+	Lane	   *lanes = lanes_with_work(&n);
 
 	while (first < n && lanes[first].lane <= last_lane)
 		first++;
