@@ -381,7 +381,13 @@ serve_lane(Lane *lane, int *refusals)
 		return start_executor(lane);
 	refused_now = refuse_steps(lane->lane, 0, 0, error);
 	*refusals += refused_now;
-	return refused_now > 0;		/* else somebody has them locked */
+	if (refused_now > 0)
+		return true;
+	/* somebody has them locked, and will not tell when it lets them go */
+	LWLockAcquire(&tasker_shared()->lock, LW_EXCLUSIVE);
+	forget_lane(lane->lane);
+	LWLockRelease(&tasker_shared()->lock);
+	return false;
 }
 
 /*
