@@ -15,7 +15,7 @@ HEADINGS = {
     'inserts': 'inserts', 'updates': 'updates', 'deletes': 'deletes', 'p50': 'p50', 'p99': 'p99', 'client_p50': 'client p50',
     'client_p99': 'client p99', 'round_trip_p50': 'round trip p50', 'round_trip_p99': 'round trip p99', 'call1': '1st call',
     'call2': '2nd call', 'call20': '20th call', 'ready': 'ready steps', 'us': 'µs', 'first_buffers': 'first 10',
-    'last_buffers': 'last 10', 'share': 'of clean', 'size': 'MB', 'size3': 'MB after 3 ×', 'indexes': 'of it indexes',
+    'last_buffers': 'last 10', 'clean': 'clean steps/s', 'share': 'of clean', 'least': 'least', 'most': 'most', 'size': 'MB', 'size3': 'MB after 3 ×', 'indexes': 'of it indexes',
     'growth': 'growth',
 }
 

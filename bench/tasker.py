@@ -26,14 +26,13 @@ FROM tasker.complete_steps(:t, :s, :l, :r, '{{bench}}', 'w', {batch}) WHERE outc
 class Tasker:
     name = 'tasker'
 
-    def __init__(self, cluster):
-        self.cluster = cluster
-        cluster.create_database('tasker').close()
-        cluster.admin.execute('DROP ROLE IF EXISTS bench')
-        cluster.admin.execute('CREATE ROLE bench LOGIN')
-        self.admin = cluster.connect('tasker')
+    def __init__(self, cluster, database='tasker'):
+        self.cluster, self.database = cluster, database
+        self.admin = cluster.create_database(database)
+        if not self.admin.execute("SELECT 1 FROM pg_roles WHERE rolname = 'bench'").fetchone():
+            self.admin.execute('CREATE ROLE bench LOGIN')
         self.admin.execute('CREATE SCHEMA bench AUTHORIZATION bench')
-        self.user = cluster.connect('tasker', 'bench')
+        self.user = cluster.connect(database, 'bench')
         self.user.execute(SETUP)
 
     def batch_size(self):
@@ -52,7 +51,7 @@ class Tasker:
 
     def stop(self):
         self.admin.execute('SELECT tasker.stop()')
-        self.wait_for("NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = 'tasker' AND backend_type LIKE 'tasker %')")
+        self.wait_for("NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND backend_type LIKE 'tasker %')")
 
     def start(self):
         self.admin.execute('SELECT tasker.start()')
