@@ -43,8 +43,9 @@ static TaskerQuery put_back = {
 	"SELECT s.lane, -s.priority, s.task_id, s.step_id "
 	"FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS c (task_id, step_id) "
 	"JOIN tasker.workflow_steps s ON s.task_id = c.task_id AND s.step_id = c.step_id "
-	"ON CONFLICT DO NOTHING",
+	"ON CONFLICT DO NOTHING RETURNING lane, rank, task_id, step_id",
 	.args = {INT8ARRAYOID, INT4ARRAYOID},
+	.columns = {INT4OID, INT4OID, INT8OID, INT4OID},
 };
 
 static TaskerQuery write_ends = {
@@ -222,6 +223,22 @@ bound_lock_waits(Batch *batch)
 								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
+/* Put back steps that were taken and did not run. */
+static void
+put_back_rest(BatchStep **rest, int nrest)
+{
+	Datum		values[2];
+	uint64		n;
+
+	step_arrays(rest, nrest, values);
+	n = tasker_run(&put_back, values, NULL);
+	for (uint64 row = 0; row < n; row++)
+		wake_lane_at_commit(DatumGetInt32(tasker_value_notnull(row, 1)),
+							lane_key(DatumGetInt32(tasker_value_notnull(row, 2)),
+									 DatumGetInt64(tasker_value_notnull(row, 3)),
+									 DatumGetInt32(tasker_value_notnull(row, 4))));
+}
+
 /* Write what came of the steps that ran, and put back those that did not. */
 static void
 write_batch(Batch *batch, BatchStep **rest, int nrest)
@@ -255,11 +272,7 @@ write_batch(Batch *batch, BatchStep **rest, int nrest)
 		finish_held_back();
 	}
 	if (nrest > 0)
-	{
-		step_arrays(rest, nrest, values);
-		tasker_run(&put_back, values, NULL);
-		wake_lane_at_commit(batch->runner->lane, lane_begin);
-	}
+		put_back_rest(rest, nrest);
 	end_statements(&section);
 }
 

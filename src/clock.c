@@ -26,6 +26,13 @@ tasker_now(void)
 	return GetCurrentTimestamp();
 }
 
+/* Was it so many µs ago, or may it have been, since the clock was put back? */
+bool
+long_ago(TimestampTz then, TimestampTz now, int64 us)
+{
+	return then <= now - us || then >= now + us;
+}
+
 /* For how long the caller is ready to wait, in seconds; below 0 for ever. */
 double
 time_limit_argument(FunctionCallInfo fcinfo, int arg)

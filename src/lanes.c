@@ -127,7 +127,7 @@ use_last_look(const LaneSlot *slot, LaneLook *look)
 	LaneKey		own = own_first_in_lane(look->lane);
 
 	look->version = slot->version;
-	look->anew = Abs(look->looked_at - slot->looked_at) >= Max(TRUSTED_FOR, TIMES_ITS_COST * slot->took);
+	look->anew = long_ago(slot->looked_at, look->looked_at, Max(TRUSTED_FOR, TIMES_ITS_COST * slot->took));
 	if (look->anew)
 		return false;
 	look->from = lane_key_compare(&own, &slot->first) < 0 ? own : slot->first;

@@ -173,7 +173,7 @@ begin_turn(Turns *turns)
 static bool
 look_at_all(const Turns *turns, TimestampTz now)
 {
-	return Abs(now - turns->looked_at_all) >= Max(LOOK_AT_ALL, TIMES_ITS_COST * turns->took);
+	return long_ago(turns->looked_at_all, now, Max(LOOK_AT_ALL, TIMES_ITS_COST * turns->took));
 }
 
 /* Leave for good, unless somebody asked for a scheduler since its last turn. */

@@ -164,6 +164,7 @@ extern void check_remark(text *remark, const char *what, int limit);
 /* ------------------------------------------------------------ clock.c */
 
 extern TimestampTz tasker_now(void);
+extern bool long_ago(TimestampTz then, TimestampTz now, int64 us);
 
 /* ------------------------------------------------------------ owner.c */
 
