@@ -62,8 +62,8 @@ FLAT = ('graphile', 'pg-boss')
 DURABLE = ('pgflow', 'absurd', 'dbos', 'pg-boss flow')
 WAYS = ('in-db chain', 'in-db diamond', 'in-db wide')
 
-LEASES = ('Each claim has a row in leases, at whose end the scheduler looks at its steps, which is a tenth of a '
-          'processor with external workers. In the clean windows none has ended yet.')
+LEASES = ('External workers need more of the processor for a step then; which part of the scheduler\'s work or of a '
+          'call that is has not been found. In the clean windows no lease has ended yet.')
 
 GOALS = [
     goal('in the database, no-op, chain, diamond and wide (the worst): share of the set-based floor', at_least(0.5),
