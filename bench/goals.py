@@ -62,8 +62,8 @@ FLAT = ('graphile', 'pg-boss')
 DURABLE = ('pgflow', 'absurd', 'dbos', 'pg-boss flow')
 WAYS = ('in-db chain', 'in-db diamond', 'in-db wide')
 
-LEASES = ('External workers need more of the processor for a step then; which part of the scheduler\'s work or of a '
-          'call that is has not been found. In the clean windows no lease has ended yet.')
+HELD = ('External workers need more of the processor for a step then; which part of the scheduler\'s work or of a '
+        'call that is has not been found. In the clean windows no lease has ended yet.')
 
 GOALS = [
     goal('in the database, no-op, chain, diamond and wide (the worst): share of the set-based floor', at_least(0.5),
@@ -147,11 +147,11 @@ GOALS = [
     goal('bulk creation', at_least(50000), lambda r: r.median('creation', 'tasker, create_tasks of 5,000 tasks', 'rate'),
          'steps/s'),
     goal('1M finished tasks behind (the worse of both kinds): share of the clean rate', at_least(0.9),
-         lambda r: worst(*(r.phase(k, 'behind') for k in ('in the database', 'external'))), why=LEASES),
+         lambda r: worst(*(r.phase(k, 'behind') for k in ('in the database', 'external'))), why=HELD),
     goal('a snapshot held for 3 min: share of the clean rate', at_least(0.7),
-         lambda r: worst(*(r.phase(k, 'held') for k in ('in the database', 'external'))), why=LEASES),
+         lambda r: worst(*(r.phase(k, 'held') for k in ('in the database', 'external'))), why=HELD),
     goal('30 s after it: share of the clean rate', at_least(0.9),
-         lambda r: worst(*(r.phase(k, 'after') for k in ('in the database', 'external'))), why=LEASES),
+         lambda r: worst(*(r.phase(k, 'after') for k in ('in the database', 'external'))), why=HELD),
     goal('with retention on, size after 3M steps over after 1M, less 1', at_most(0.1),
          lambda r: r.median('size', 'tasker.retention = 5 s', 'growth')),
 ]

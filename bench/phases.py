@@ -20,7 +20,7 @@ RATE = '''SELECT count(*), extract(epoch FROM max(pg_xact_commit_timestamp(xmin)
 # Steps that were claimed at the end of a window are not taken again before their leases end.
 OPEN = "SELECT 1 FROM tasker.ready_queue LIMIT 1"
 
-
+# Windows of a phase.
 PAIRS = 5
 
 
@@ -96,7 +96,6 @@ class Phases:
     def clean(self):
         self.set(autovacuum='on', tasker__batch_size=None)
         self.clean_side = Side(Tasker(self.story.tasker.cluster, 'clean'), self.story.external, self.story.seconds)
-        self.story.begin()
         for side in (self.story, self.clean_side):
             side.begin()
             side.window()               # too small, to find the size

@@ -129,7 +129,7 @@ tick(DueFrom from, TimestampTz now, int limit)
 	return done;
 }
 
-/* When something is due next; DT_NOEND for never. */
+/* When something is due next, if nothing is before the times given; DT_NOEND for never. */
 DueFrom
 next_due(DueFrom from)
 {

@@ -167,11 +167,12 @@ begin_turn(Turns *turns)
 }
 
 /*
- * What the commit of a prepared transaction adds before all others, or the end of
- * a session that had it locked leaves there, nobody tells of.
+ * Is it time to look at all timers and leases? What the commit of a prepared
+ * transaction adds before all others, or the end of a session that had it locked
+ * leaves there, nobody tells of.
  */
 static bool
-look_at_all(const Turns *turns, TimestampTz now)
+time_for_all(const Turns *turns, TimestampTz now)
 {
 	return long_ago(turns->looked_at_all, now, Max(LOOK_AT_ALL, TIMES_ITS_COST * turns->took));
 }
@@ -241,7 +242,7 @@ one_turn(Turns *turns)
 	if (turns->queues_changed)
 		watch_queues();
 	turns->queues_changed = false;
-	all = look_at_all(turns, begun);
+	all = time_for_all(turns, begun);
 	if (all)
 		turns->due = due_from_ever;
 	done = tick(turns->due, tasker_now(), TIMERS_AT_ONCE);
