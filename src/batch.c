@@ -228,15 +228,9 @@ static void
 put_back_rest(BatchStep **rest, int nrest)
 {
 	Datum		values[2];
-	uint64		n;
 
 	step_arrays(rest, nrest, values);
-	n = tasker_run(&put_back, values, NULL);
-	for (uint64 row = 0; row < n; row++)
-		wake_lane_at_commit(DatumGetInt32(tasker_value_notnull(row, 1)),
-							lane_key(DatumGetInt32(tasker_value_notnull(row, 2)),
-									 DatumGetInt64(tasker_value_notnull(row, 3)),
-									 DatumGetInt32(tasker_value_notnull(row, 4))));
+	wake_lanes_of_rows(tasker_run(&put_back, values, NULL));
 }
 
 /* Write what came of the steps that ran, and put back those that did not. */

@@ -18,32 +18,37 @@
 /*
  * Take steps in the order of their rank. A row whose step has ended for good
  * goes too; one whose step or task is merely not ready now stays. Steps that cost
- * an attempt when their process ended are taken by one batch at a time. What is
- * locked, and by somebody else makes a row be passed over, is the macro's argument.
+ * an attempt when their process ended are taken by one batch at a time. Where rows
+ * are looked for, and what is locked, and by somebody else makes a row be passed
+ * over, are the macro's arguments.
  */
-#define TAKE(locking) \
-	"WITH c AS (SELECT q.ctid AS place, q.rank, q.task_id, q.step_id, s.step_no, s.attempts, s.state::text AS state " \
+#define TAKE(place, locking) { \
+	.sql = "WITH c AS (SELECT q.ctid AS place, q.rank, q.task_id, q.step_id, s.step_no, s.attempts, s.state::text AS state " \
 	"FROM tasker.ready_queue q " \
 	"JOIN tasker.workflow_steps s ON s.task_id = q.task_id AND s.step_id = q.step_id " \
 	"JOIN tasker.tasks t ON t.task_id = q.task_id " \
-	"WHERE q.lane = $1 AND (q.rank, q.task_id, q.step_id) >= ($3, $4, $5) AND ((s.state = 'enqueued' AND t.state IN ('pending', 'in_progress')) " \
+	"WHERE q.lane = $1 AND " place " AND ((s.state = 'enqueued' AND t.state IN ('pending', 'in_progress')) " \
 	"OR s.state IN ('complete', 'cancelled', 'skipped', 'resolved_manually')) " \
 	"AND (s.attempts = 0 OR s.last_error IS NULL OR s.last_error ->> 'sqlstate' <> '" CUT_OFF_STATE "' " \
 	"OR tasker.lock_cut_off()) " \
 	"ORDER BY q.rank, q.task_id, q.step_id LIMIT $2 " locking "), " \
 	"d AS (DELETE FROM tasker.ready_queue WHERE ctid = ANY (ARRAY(SELECT c.place FROM c))) " \
-	"SELECT c.task_id, c.step_id, c.step_no, c.attempts, c.state, c.rank FROM c"
+	"SELECT c.task_id, c.step_id, c.step_no, c.attempts, c.state, c.rank FROM c", \
+	.args = {INT4OID, INT4OID, INT4OID, INT8OID, INT4OID, INT8OID, INT4OID}, \
+	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID, INT4OID}, \
+}
+#define TAKE_FROM(locking) \
+	TAKE("(q.rank, q.task_id, q.step_id) >= ($3, $4, $5)", locking)
+#define TAKE_RANGE(locking) \
+	TAKE("q.rank = $3 AND (q.task_id, q.step_id) >= ($4, $5) AND q.task_id <= $6 AND (q.task_id < $6 OR q.step_id < $7)", locking)
 
-static TaskerQuery take_optimistic = {
-	.sql = TAKE("FOR UPDATE OF q SKIP LOCKED"),
-	.args = {INT4OID, INT4OID, INT4OID, INT8OID, INT4OID},
-	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID, INT4OID},
-};
+#define OPTIMISTIC	"FOR UPDATE OF q SKIP LOCKED"
+#define LOCKED		"FOR NO KEY UPDATE OF q, s, t SKIP LOCKED"
 
-static TaskerQuery take_locked = {
-	.sql = TAKE("FOR NO KEY UPDATE OF q, s, t SKIP LOCKED"),
-	.args = {INT4OID, INT4OID, INT4OID, INT8OID, INT4OID},
-	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID, INT4OID},
+/* By whether steps are locked, and whether there is an end to the place, in the same rank. */
+static TaskerQuery take[2][2] = {
+	{TAKE_FROM(OPTIMISTIC), TAKE_RANGE(OPTIMISTIC)},
+	{TAKE_FROM(LOCKED), TAKE_RANGE(LOCKED)},
 };
 
 static TaskerQuery read_tasks = {
@@ -265,32 +270,15 @@ load_inputs(Batch *batch)
 	load_parents(batch);
 }
 
-/*
- * Take the first wave from the queue. Steps are locked only if no handler runs
- * under the lock: whoever cancels a task waits for it.
- */
-void
-take_steps(Batch *batch, int limit, bool lock)
+/* Add the steps of n rows to the wave. Returns the last row's key. */
+static LaneKey
+add_taken(Batch *batch, int n)
 {
-	TaskerQuery *take = lock ? &take_locked : &take_optimistic;
-	int			lane = batch->runner->lane;
-	LaneLook	look = look_at_lane(lane, 0);
-	Datum		values[5] = {Int32GetDatum(lane), Int32GetDatum(limit), Int32GetDatum(look.from.rank),
-	Int64GetDatum(look.from.task_id), Int32GetDatum(look.from.step_id)};
-	LaneKey		last = lane_end;
-	TaskerSection section;
-	int			n;
-
-	begin_statements(batch, &section);
-	n = (int) tasker_run(take, values, NULL);
-	batch->wave = palloc(Max(n, 1) * sizeof(BatchStep *));
 	for (int row = 0; row < n; row++)
 	{
 		BatchStep  *step;
 		bool		found;
 
-		last = lane_key(DatumGetInt32(tasker_value_notnull(row, 6)), DatumGetInt64(tasker_value_notnull(row, 1)),
-						DatumGetInt32(tasker_value_notnull(row, 2)));
 		if (step_state_from_text(tasker_value_notnull(row, 5)) != STEP_ENQUEUED)
 			continue;
 		step = batch_step(batch, DatumGetInt64(tasker_value_notnull(row, 1)),
@@ -303,8 +291,48 @@ take_steps(Batch *batch, int limit, bool lock)
 		step->from = STEP_ENQUEUED;
 		batch->wave[batch->nwave++] = step;
 	}
-	lane_looked_at(&look, last);
-	batch->result.taken = n;
+	return lane_key(DatumGetInt32(tasker_value_notnull(n - 1, 6)), DatumGetInt64(tasker_value_notnull(n - 1, 1)),
+					DatumGetInt32(tasker_value_notnull(n - 1, 2)));
+}
+
+/* Take so many steps, if there are, in the range. Returns up to where all were taken that could be. */
+static LaneKey
+take_range(Batch *batch, const LaneRange *range, int wanted, bool lock)
+{
+	bool		ends = range->from.rank == range->to.rank;
+	LaneKey		last = ends ? range->to : lane_end;
+	Datum		values[7] = {Int32GetDatum(batch->runner->lane), Int32GetDatum(wanted),
+		Int32GetDatum(range->from.rank), Int64GetDatum(range->from.task_id), Int32GetDatum(range->from.step_id),
+	Int64GetDatum(range->to.task_id), Int32GetDatum(range->to.step_id)};
+	int			n = (int) tasker_run(&take[lock][ends], values, NULL);
+
+	batch->result.taken += n;
+	if (n > 0)
+	{
+		LaneKey		key = add_taken(batch, n);
+
+		if (n == wanted)
+			last = key;
+	}
+	return last;
+}
+
+/*
+ * Take the first wave from the queue. Steps are locked only if no handler runs
+ * under the lock: whoever cancels a task waits for it.
+ */
+void
+take_steps(Batch *batch, int limit, bool lock)
+{
+	LaneLook	look = look_at_lane(batch->runner->lane, 0);
+	LaneKey		last = lane_end;
+	TaskerSection section;
+
+	begin_statements(batch, &section);
+	batch->wave = palloc(limit * sizeof(BatchStep *));
+	for (int i = 0; i < look.rows.n && batch->result.taken < limit; i++)
+		last = take_range(batch, &look.rows.range[i], limit - batch->result.taken, lock);
+	lane_looked_at(&look, batch->result.taken < limit ? lane_end : last);
 	load_inputs(batch);
 	end_statements(&section);
 }

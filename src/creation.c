@@ -333,15 +333,7 @@ insert_all(Request *request, const Template *template, int owner, DatumList *ids
 		wake_timer_at_commit(request->start_at);
 	}
 	else
-	{
-		uint64		n = tasker_run(&hint_roots, values, NULL);
-
-		for (uint64 row = 0; row < n; row++)
-			wake_lane_at_commit(DatumGetInt32(tasker_value_notnull(row, 1)),
-								lane_key(DatumGetInt32(tasker_value_notnull(row, 2)),
-										 DatumGetInt64(tasker_value_notnull(row, 3)),
-										 DatumGetInt32(tasker_value_notnull(row, 4))));
-	}
+		wake_lanes_of_rows(tasker_run(&hint_roots, values, NULL));
 }
 
 /* Create what is asked for. Returns the ids, in the order of the contexts. */

@@ -245,29 +245,47 @@ take_rank(Claimed *claimed, LaneKey from, LaneKey to)
 }
 
 /*
- * Take steps of one queue that come before the bound. Where the queue's rows
- * begin is known, and found out for the next one.
+ * Take steps of one queue, from a place in it to another, as many as are wanted.
+ * Returns up to where all were taken that could be: it may be after the end.
+ */
+static LaneKey
+take_range(Claimed *claimed, LaneKey from, LaneKey to)
+{
+	while (claimed->n < claimed->claim->limit && lane_key_compare(&from, &to) < 0)
+	{
+		if (from.rank != to.rank)
+			from = find_head(claimed->claim, claimed->claim->lane[0].queue_id, from);
+		if (lane_key_compare(&from, &to) < 0)
+			from = take_rank(claimed, from, to);
+		CHECK_FOR_INTERRUPTS();
+	}
+	return from;
+}
+
+/*
+ * Take steps of one queue that come before the bound. Where the queue may have rows
+ * is known, and found out for the next one.
  */
 static void
 take_from_one(Claimed *claimed, LaneKey bound)
 {
 	const Claim *claim = claimed->claim;
-	int			lane = claim->lane[0].queue_id;
-	LaneLook	look = look_at_lane(lane, DatumGetInt32(claim->scope.owner));
-	LaneKey		from = look.from;
+	LaneLook	look = look_at_lane(claim->lane[0].queue_id, DatumGetInt32(claim->scope.owner));
+	LaneKey		until = bound;
+	int			i = 0;
 
-	if (lane_key_compare(&from, &bound) >= 0)
-		return;
-	while (claimed->n < claim->limit)
+	for (; i < look.rows.n && claimed->n < claim->limit; i++)
 	{
-		from = find_head(claim, lane, from);
-		if (lane_key_compare(&from, &bound) >= 0)
+		LaneRange	range = look.rows.range[i];
+
+		if (lane_key_compare(&range.from, &bound) >= 0)
 			break;
-		from = take_rank(claimed, from, bound);
-		CHECK_FOR_INTERRUPTS();
+		until = take_range(claimed, range.from, lane_key_compare(&bound, &range.to) < 0 ? bound : range.to);
 	}
-	if (!IsolationUsesXactSnapshot())	/* it does not see the latest */
-		lane_looked_at(&look, from);
+	if (claimed->n < claim->limit && lane_key_compare(&until, &bound) < 0)
+		until = bound;
+	if (i > 0 && !IsolationUsesXactSnapshot())	/* it does not see the latest */
+		lane_looked_at(&look, until);
 }
 
 /*
@@ -286,12 +304,12 @@ find_heads(const Claim *claim, LaneKey bound, Datum *arrays)
 	for (int i = 0; i < claim->nlanes; i++)
 	{
 		LaneLook	look = look_at_lane(claim->lane[i].queue_id, DatumGetInt32(claim->scope.owner));
-		LaneKey		head = look.from;
+		LaneKey		head = first_of_lane_ranges(&look.rows);
 		Datum		values[3];
 
 		if (lane_key_compare(&head, &bound) < 0)
 		{
-			head = find_head(claim, look.lane, look.from);
+			head = find_head(claim, look.lane, head);
 			if (!IsolationUsesXactSnapshot())
 				lane_looked_at(&look, head);
 			any |= lane_key_compare(&head, &bound) < 0;

@@ -140,6 +140,7 @@ extern void insert_hints(StepHints *hints);
 
 extern void cancel_steps(Datum task_ids);
 extern void retry_failed_steps(Datum task_ids);
+extern void wake_lanes_of_rows(uint64 n);
 extern void enqueue_hints(Datum task_ids);
 extern void remove_hints(Datum task_ids);
 

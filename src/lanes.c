@@ -1,15 +1,15 @@
 /*
  * lanes.c
- *	  What shared memory knows of the lanes of ready_queue: from where on there
- *	  may be rows to take, who asked for steps and when, and whose listeners are
- *	  to be told.
+ *	  What shared memory knows of the lanes of ready_queue: where there may be
+ *	  rows to take, who asked for steps and when, and whose listeners are to be
+ *	  told.
  *
  * The first keeps claims fast while somebody holds an old snapshot: rows that
  * were taken stay in the index until vacuum may remove them, all of them before
- * those that are left. Whoever has looked at a lane notes where it stopped, and
- * the next one begins there; a worker that may have one owner's steps only, for
- * that owner. A commit that adds rows before that place lowers
- * it; a rollback, which makes free what others passed over, forgets it. What
+ * those that are left. Whoever has looked at a lane notes up to where there is
+ * nothing any more, and the next one begins there; a worker that may have one
+ * owner's steps only, for that owner. A commit that adds rows notes where; a
+ * rollback, which makes free what others passed over, forgets it all. What
  * nobody tells of, like the commit of a prepared transaction or the end of
  * somebody's own SELECT ... FOR UPDATE, is found all the same: a look is good for
  * a second, or for longer if it takes long itself.
@@ -30,8 +30,11 @@
 #define TRUSTED_FOR		(USECS_PER_SEC / 2)
 #define TIMES_ITS_COST	10
 
-const LaneKey lane_begin = {PG_INT32_MIN, PG_INT32_MIN, PG_INT64_MIN};
 const LaneKey lane_end = {PG_INT32_MAX, PG_INT32_MAX, PG_INT64_MAX};
+const LaneRange whole_lane = {
+	{PG_INT32_MIN, PG_INT32_MIN, PG_INT64_MIN},
+	{PG_INT32_MAX, PG_INT32_MAX, PG_INT64_MAX}
+};
 
 LaneKey
 lane_key(int rank, int64 task_id, int step_id)
@@ -74,7 +77,7 @@ forget_slot(LaneSlot *slot)
 {
 	slot->looked_at = 0;
 	slot->came_since = ++slot->version;
-	slot->came = lane_end;
+	slot->rows.n = slot->came.n = 0;
 }
 
 /* The slot, in use, that nobody has looked at for longest; NULL if all are watched. */
@@ -118,25 +121,24 @@ make_lane_slot(int lane, int owner)
 	return slot;
 }
 
-/* ------------------------------------------------------------ where rows begin */
+/* ----------------------------------------------------------- where there are rows */
 
-/* Takes from the slot, if it has a look that can be trusted, from where on there may be rows. */
+/* Takes from the slot, if it has a look that can be trusted, where there may be rows. */
 static bool
 use_last_look(const LaneSlot *slot, LaneLook *look)
 {
-	LaneKey		own = own_first_in_lane(look->lane);
-
 	look->version = slot->version;
 	look->anew = long_ago(slot->looked_at, look->looked_at, Max(TRUSTED_FOR, TIMES_ITS_COST * slot->took));
 	if (look->anew)
 		return false;
-	look->from = lane_key_compare(&own, &slot->first) < 0 ? own : slot->first;
+	look->rows = slot->rows;
+	add_own_lane_ranges(&look->rows, look->lane);
 	look->looked_at = slot->looked_at;
 	return true;
 }
 
 /*
- * From where on there may be rows to take. To be asked before the snapshot is
+ * Where there may be rows to take. To be asked before the snapshot is
  * taken that they are read with. If the last look is too old, whoever asks first
  * looks anew, and all others trust the old one for as long again.
  */
@@ -144,7 +146,7 @@ LaneLook
 look_at_lane(int lane, int owner)
 {
 	TaskerShared *shared = tasker_shared();
-	LaneLook	look = {.lane = lane,.owner = owner,.anew = true,.from = lane_begin,
+	LaneLook	look = {.lane = lane,.owner = owner,.anew = true,.rows = {1, {whole_lane}},
 	.looked_at = GetCurrentTimestamp()};
 	LaneSlot   *slot;
 	bool		trusted;
@@ -177,11 +179,12 @@ LaneLook *
 look_at_lanes_of_owners(int *n)
 {
 	TaskerShared *shared = tasker_shared();
-	LaneLook   *looks = palloc(TASKER_MAX_LANES * sizeof(LaneLook));
+	int			known = shared->nlanes; /* there will never be fewer */
+	LaneLook   *looks = palloc(Max(known, 1) * sizeof(LaneLook));
 
 	*n = 0;
 	LWLockAcquire(&shared->lock, LW_SHARED);
-	for (int i = 0; i < shared->nlanes; i++)
+	for (int i = 0; i < known; i++)
 		if (shared->lanes[i].database == MyDatabaseId && shared->lanes[i].lane < 0)
 			looks[(*n)++].lane = shared->lanes[i].lane;
 	LWLockRelease(&shared->lock);
@@ -192,42 +195,50 @@ look_at_lanes_of_owners(int *n)
 }
 
 /*
- * Up to the last row, every one that could be was taken; but what came since the
- * look began may be before it. A look that trusts another one is no reason to go
- * back. One that does not may find rows that nobody told of: then those under way
- * that trust the old one say nothing about where rows begin.
+ * Before the key, every row that could be was taken; but for those that came since
+ * the look began, which others may know of that began later. One that trusts no
+ * other one may find rows that nobody told of, and knows nothing of what comes
+ * after the key: neither do those then that trust the old one.
  */
 void
-lane_looked_at(const LaneLook *look, LaneKey last)
+lane_looked_at(const LaneLook *look, LaneKey key)
 {
 	TaskerShared *shared = tasker_shared();
+	LaneRange	rest = {key, lane_end};
 	LaneSlot   *slot;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	slot = lane_slot(look->lane, look->owner);
-	if (slot != NULL && look->anew)
-		slot->took = GetCurrentTimestamp() - look->looked_at;
-	if (slot != NULL && (int32) (look->version - slot->came_since) >= 0)
+	if (slot != NULL)
 	{
-		LaneKey		first = lane_key_compare(&slot->came, &last) < 0 ? slot->came : last;
-		bool		back = lane_key_compare(&first, &slot->first) < 0;
+		bool		current = (int32) (look->version - slot->came_since) >= 0;
+		bool		found = look->anew && (current || slot->looked_at != 0);
 
-		if (look->anew && back)
-			slot->version++;
-		if (look->anew || !back)
+		if (look->anew)
+			slot->took = GetCurrentTimestamp() - look->looked_at;
+		if (found)
 		{
-			slot->first = first;
+			add_lane_range(&slot->rows, &rest);
 			slot->looked_at = look->looked_at;
+			slot->version++;
+		}
+		if (current)
+		{
+			cut_lane_ranges(&slot->rows, &key);
+			add_lane_ranges(&slot->rows, &slot->came);
+		}
+		if (found || current)
+		{
 			slot->came_since = slot->version;
-			slot->came = lane_end;
+			slot->came.n = 0;
 		}
 	}
 	LWLockRelease(&shared->lock);
 }
 
-/* The lane has got rows, the first of which is given. The caller holds the lock. */
+/* The lane has got rows there. The caller holds the lock. */
 void
-lower_lane(int lane, const LaneKey *first)
+lane_got_rows(int lane, const LaneRanges *rows)
 {
 	TaskerShared *shared = tasker_shared();
 
@@ -238,10 +249,8 @@ lower_lane(int lane, const LaneKey *first)
 		if (slot->database != MyDatabaseId || slot->lane != lane)
 			continue;
 		slot->version++;
-		if (lane_key_compare(first, &slot->first) < 0)
-			slot->first = *first;
-		if (lane_key_compare(first, &slot->came) < 0)
-			slot->came = *first;
+		add_lane_ranges(&slot->rows, rows);
+		add_lane_ranges(&slot->came, rows);
 	}
 }
 

@@ -226,7 +226,7 @@ tasker_resume_queue(PG_FUNCTION_ARGS)
 	(void) queue_id_of(name);
 	changed = tasker_run(&resume_queue, &name, NULL) == 1;
 	if (changed)
-		wake_lane_at_commit(DatumGetInt32(tasker_value_notnull(0, 1)), lane_begin);
+		wake_whole_lane_at_commit(DatumGetInt32(tasker_value_notnull(0, 1)));
 	tasker_leave(&section);
 	PG_RETURN_BOOL(changed);
 }

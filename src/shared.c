@@ -31,7 +31,7 @@ static shmem_startup_hook_type previous_shmem_startup_hook = NULL;
 typedef struct Noted
 {
 	int			lanes[MAX_NOTED];	/* that have got rows ... */
-	LaneKey		first[MAX_NOTED];	/* ... the first of them */
+	LaneRanges	rows[MAX_NOTED];	/* ... and where */
 	int			nlanes;
 	bool		all_lanes;		/* more than could be noted */
 	bool		entered;		/* tasker's statements ran, and may have
@@ -118,34 +118,60 @@ ask_for_scheduler(Oid database)
 	return slot;
 }
 
-/* The lane has got rows, the first of which is the one given. */
-void
-wake_lane_at_commit(int lane, LaneKey first)
+/* Where rows came into the lane, or NULL. */
+static LaneRanges *
+noted_rows(int lane)
 {
 	for (int i = 0; i < noted.nlanes; i++)
 		if (noted.lanes[i] == lane)
-		{
-			if (lane_key_compare(&first, &noted.first[i]) < 0)
-				noted.first[i] = first;
-			return;
-		}
-	if (noted.nlanes < MAX_NOTED)
-	{
-		noted.first[noted.nlanes] = first;
-		noted.lanes[noted.nlanes++] = lane;
-	}
-	else
-		noted.scheduler = noted.all_lanes = true;
+			return &noted.rows[i];
+	return NULL;
 }
 
-/* The first row that this transaction itself has put into the lane, lane_end if none. */
-LaneKey
-own_first_in_lane(int lane)
+/* The lane has got rows in the range. */
+static void
+note_rows(int lane, const LaneRange *range)
 {
-	for (int i = 0; i < noted.nlanes; i++)
-		if (noted.lanes[i] == lane)
-			return noted.first[i];
-	return noted.all_lanes ? lane_begin : lane_end;
+	LaneRanges *rows = noted_rows(lane);
+
+	if (rows == NULL && noted.nlanes < MAX_NOTED)
+	{
+		rows = &noted.rows[noted.nlanes];
+		rows->n = 0;
+		noted.lanes[noted.nlanes++] = lane;
+	}
+	if (rows == NULL)
+		noted.scheduler = noted.all_lanes = true;
+	else
+		add_lane_range(rows, range);
+}
+
+/* The lane has got a row, or somebody lets go of one that others passed over. */
+void
+wake_lane_at_commit(int lane, LaneKey row)
+{
+	LaneRange	range = {row, lane_key(row.rank, row.task_id, row.step_id + 1)};
+
+	note_rows(lane, &range);
+}
+
+/* Any row of the lane. */
+void
+wake_whole_lane_at_commit(int lane)
+{
+	note_rows(lane, &whole_lane);
+}
+
+/* Where this transaction itself has put rows into the lane. */
+void
+add_own_lane_ranges(LaneRanges *ranges, int lane)
+{
+	LaneRanges *rows = noted_rows(lane);
+
+	if (noted.all_lanes)
+		add_lane_range(ranges, &whole_lane);
+	else if (rows != NULL)
+		add_lane_ranges(ranges, rows);
 }
 
 /* Any lane may have got rows. */
@@ -399,7 +425,7 @@ tell(void)
 	{
 		ExecutorSlot *executor;
 
-		lower_lane(noted.lanes[i], &noted.first[i]);
+		lane_got_rows(noted.lanes[i], &noted.rows[i]);
 		if (noted.lanes[i] > 0)
 		{
 			wake_waiters(noted.lanes[i]);

@@ -84,6 +84,22 @@ typedef struct LaneKey
 	int64		task_id;
 } LaneKey;
 
+/* From one key to before another one. */
+typedef struct LaneRange
+{
+	LaneKey		from;
+	LaneKey		to;
+} LaneRange;
+
+#define TASKER_LANE_RANGES	8
+
+/* Some of them in order, apart from each other (lane_ranges.c). */
+typedef struct LaneRanges
+{
+	int			n;
+	LaneRange	range[TASKER_LANE_RANGES + 1];	/* one more while it is added */
+} LaneRanges;
+
 /* A lane of ready_queue that somebody has taken from, or listens to (lanes.c). */
 typedef struct LaneSlot
 {
@@ -93,22 +109,22 @@ typedef struct LaneSlot
 	bool		watched;		/* the scheduler sends a NOTIFY for it ... */
 	bool		pending;		/* ... which is due */
 	pg_atomic_uint64 served_at; /* the last claim, a TimestampTz */
-	LaneKey		first;			/* there is nothing to take before it, ... */
+	LaneRanges	rows;			/* there is nothing to take elsewhere, ... */
 	TimestampTz looked_at;		/* ... says a look at this time; 0: unknown */
 	int64		took;			/* µs that the last one took which trusted no
 								 * other */
 	uint32		version;		/* how often rows came, or it was forgotten */
-	LaneKey		came;			/* the first of the rows that came ... */
+	LaneRanges	came;			/* where rows came ... */
 	uint32		came_since;		/* ... since this version */
 } LaneSlot;
 
-/* A look at a lane, from its first row that there may be. */
+/* A look at a lane, where there may be rows. */
 typedef struct LaneLook
 {
 	int			lane;
 	int			owner;
 	bool		anew;			/* it trusts no other one */
-	LaneKey		from;
+	LaneRanges	rows;
 	TimestampTz looked_at;
 	uint32		version;
 } LaneLook;
@@ -152,9 +168,10 @@ extern SchedulerSlot *scheduler_slot(Oid database);
 extern SchedulerSlot *ask_for_scheduler(Oid database);
 
 /* What the transaction, if it commits, will tell whom. */
-extern void wake_lane_at_commit(int lane, LaneKey first);
+extern void wake_lane_at_commit(int lane, LaneKey row);
+extern void wake_whole_lane_at_commit(int lane);
 extern void wake_all_lanes_at_commit(void);
-extern LaneKey own_first_in_lane(int lane);
+extern void add_own_lane_ranges(LaneRanges *ranges, int lane);
 extern void note_entered(void);
 extern void wake_timer_at_commit(TimestampTz due);
 extern void interrupt_task_at_commit(int64 task_id);
@@ -169,15 +186,21 @@ extern void ask_for_executor(int lane);
 extern bool begin_waiting(const int *lanes, int nlanes);
 extern void end_waiting(void);
 
+/* lane_ranges.c */
+extern void add_lane_range(LaneRanges *ranges, const LaneRange *added);
+extern void add_lane_ranges(LaneRanges *ranges, const LaneRanges *added);
+extern void cut_lane_ranges(LaneRanges *ranges, const LaneKey *key);
+extern LaneKey first_of_lane_ranges(const LaneRanges *ranges);
+
 /* lanes.c */
-extern const LaneKey lane_begin;
 extern const LaneKey lane_end;
+extern const LaneRange whole_lane;
 extern LaneKey lane_key(int rank, int64 task_id, int step_id);
 extern int	lane_key_compare(const LaneKey *a, const LaneKey *b);
 extern LaneLook look_at_lane(int lane, int owner);
 extern LaneLook *look_at_lanes_of_owners(int *n);
 extern void lane_looked_at(const LaneLook *look, LaneKey last);
-extern void lower_lane(int lane, const LaneKey *first);
+extern void lane_got_rows(int lane, const LaneRanges *rows);
 extern void forget_lane(int lane);
 extern void queue_served(int queue_id);
 extern TimestampTz queue_served_at(int queue_id);

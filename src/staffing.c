@@ -305,6 +305,7 @@ known_lanes(const LaneLook *looks, int n, Datum *values)
 	for (int i = 0; i <= n; i++)
 	{
 		int			before = i < n ? looks[i].lane : 0;
+		LaneKey		from;
 
 		datum_list_add(&columns[4], Int32GetDatum(after));
 		datum_list_add(&columns[5], Int32GetDatum(before));
@@ -312,9 +313,10 @@ known_lanes(const LaneLook *looks, int n, Datum *values)
 		if (i == n)
 			break;
 		datum_list_add(&columns[0], Int32GetDatum(looks[i].lane));
-		datum_list_add(&columns[1], Int32GetDatum(looks[i].from.rank));
-		datum_list_add(&columns[2], Int64GetDatum(looks[i].from.task_id));
-		datum_list_add(&columns[3], Int32GetDatum(looks[i].from.step_id));
+		from = first_of_lane_ranges(&looks[i].rows);
+		datum_list_add(&columns[1], Int32GetDatum(from.rank));
+		datum_list_add(&columns[2], Int64GetDatum(from.task_id));
+		datum_list_add(&columns[3], Int32GetDatum(from.step_id));
 	}
 	for (int c = 0; c < 6; c++)
 		values[c] = datum_list_array(&columns[c]);

@@ -165,6 +165,16 @@ note_history(StepChanges *changes, Pairs *pairs, StepState from, StepState to)
 	MemoryContextSwitchTo(old_context);
 }
 
+/* The step's row of ready_queue can be taken. */
+static void
+note_row(Pairs *pairs)
+{
+	wake_lane_at_commit(DatumGetInt32(column(pairs->new_slot, STEPS_LANE)),
+						lane_key(-DatumGetInt32(column(pairs->new_slot, STEPS_PRIORITY)),
+								 DatumGetInt64(column(pairs->new_slot, STEPS_TASK_ID)),
+								 DatumGetInt32(column(pairs->new_slot, STEPS_STEP_ID))));
+}
+
 /* Note the hints that the step's new state needs. */
 static void
 note_hints(StepChanges *changes, Pairs *pairs, int64 task_id, StepState from, StepState to)
@@ -175,14 +185,13 @@ note_hints(StepChanges *changes, Pairs *pairs, int64 task_id, StepState from, St
 
 	if (to == STEP_ENQUEUED)
 	{
-		int			lane = DatumGetInt32(column(pairs->new_slot, STEPS_LANE));
 		int			rank = -DatumGetInt32(column(pairs->new_slot, STEPS_PRIORITY));
 
-		datum_list_add(&changes->hints.ready_lane, Int32GetDatum(lane));
+		datum_list_add(&changes->hints.ready_lane, column(pairs->new_slot, STEPS_LANE));
 		datum_list_add(&changes->hints.ready_rank, Int32GetDatum(rank));
 		datum_list_add(&changes->hints.ready_task, Int64GetDatum(task_id));
 		datum_list_add(&changes->hints.ready_step, step_id);
-		wake_lane_at_commit(lane, lane_key(rank, task_id, DatumGetInt32(step_id)));
+		note_row(pairs);
 	}
 	else if (to == STEP_WAITING || to == STEP_WAITING_FOR_RETRY)
 		due = slot_getattr(pairs->new_slot, STEPS_NEXT_ATTEMPT_AT, &isnull);
@@ -247,7 +256,7 @@ look_at_step(StepChanges *changes, Pairs *pairs)
 	{
 		/* others have passed over it meanwhile */
 		if (to == STEP_ENQUEUED)
-			wake_lane_at_commit(DatumGetInt32(column(pairs->new_slot, STEPS_LANE)), lane_begin);
+			note_row(pairs);
 		check_step_time(task_id, step_id, to, pairs);
 		if (time_changed(pairs, to))
 			note_hints(changes, pairs, task_id, from, to);

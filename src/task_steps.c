@@ -48,10 +48,11 @@ static TaskerQuery insert_missing_hints = {
 	.args = {INT8ARRAYOID},
 };
 
-static TaskerQuery lanes_of = {
-	.sql = "SELECT DISTINCT s.lane FROM tasker.workflow_steps s WHERE s.task_id = ANY ($1) AND s.state = 'enqueued'",
+static TaskerQuery rows_of = {
+	.sql = "SELECT s.lane, -s.priority, s.task_id, s.step_id FROM tasker.workflow_steps s "
+	"WHERE s.task_id = ANY ($1) AND s.state = 'enqueued'",
 	.args = {INT8ARRAYOID},
-	.columns = {INT4OID},
+	.columns = {INT4OID, INT4OID, INT8OID, INT4OID},
 };
 
 /* Cancel whatever of the tasks has not ended. */
@@ -75,14 +76,21 @@ remove_hints(Datum task_ids)
 	tasker_run(&delete_hints, &task_ids, NULL);
 }
 
+/* Rows of ready_queue, as the last query's lane, rank, task_id and step_id, can be taken. */
+void
+wake_lanes_of_rows(uint64 n)
+{
+	for (uint64 row = 0; row < n; row++)
+		wake_lane_at_commit(DatumGetInt32(tasker_value_notnull(row, 1)),
+							lane_key(DatumGetInt32(tasker_value_notnull(row, 2)),
+									 DatumGetInt64(tasker_value_notnull(row, 3)),
+									 DatumGetInt32(tasker_value_notnull(row, 4))));
+}
+
 /* What of the tasks is ready can be taken. */
 void
 enqueue_hints(Datum task_ids)
 {
-	uint64		n;
-
 	tasker_run(&insert_missing_hints, &task_ids, NULL);
-	n = tasker_run(&lanes_of, &task_ids, NULL);
-	for (uint64 row = 0; row < n; row++)
-		wake_lane_at_commit(DatumGetInt32(tasker_value_notnull(row, 1)), lane_begin);
+	wake_lanes_of_rows(tasker_run(&rows_of, &task_ids, NULL));
 }
