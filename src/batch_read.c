@@ -270,8 +270,16 @@ load_inputs(Batch *batch)
 	load_parents(batch);
 }
 
-/* Add the steps of n rows to the wave. Returns the last row's key. */
+/* Where in the lane a row of take is. */
 static LaneKey
+taken_key(int row)
+{
+	return lane_key(DatumGetInt32(tasker_value_notnull(row, 6)), DatumGetInt64(tasker_value_notnull(row, 1)),
+					DatumGetInt32(tasker_value_notnull(row, 2)));
+}
+
+/* Add the steps of n rows of take to the wave. */
+static void
 add_taken(Batch *batch, int n)
 {
 	for (int row = 0; row < n; row++)
@@ -291,8 +299,6 @@ add_taken(Batch *batch, int n)
 		step->from = STEP_ENQUEUED;
 		batch->wave[batch->nwave++] = step;
 	}
-	return lane_key(DatumGetInt32(tasker_value_notnull(n - 1, 6)), DatumGetInt64(tasker_value_notnull(n - 1, 1)),
-					DatumGetInt32(tasker_value_notnull(n - 1, 2)));
 }
 
 /* Take so many steps, if there are, in the range. Returns up to where all were taken that could be. */
@@ -308,12 +314,10 @@ take_range(Batch *batch, const LaneRange *range, int wanted, bool lock)
 
 	batch->result.taken += n;
 	if (n > 0)
-	{
-		LaneKey		key = add_taken(batch, n);
-
-		if (n == wanted)
-			last = key;
-	}
+		note_rows_taken(batch->runner->lane, taken_key(0), taken_key(n - 1));
+	if (n == wanted)
+		last = taken_key(n - 1);
+	add_taken(batch, n);
 	return last;
 }
 

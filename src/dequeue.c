@@ -195,13 +195,17 @@ key_values(LaneKey key, Datum *values)
 static LaneKey
 add_rows(Claimed *claimed, int n, LaneKey none)
 {
+	LaneKey		key = none;
+
 	for (int row = 0; row < n; row++)
+	{
+		key = lane_key(DatumGetInt32(tasker_value_notnull(row, 8)), DatumGetInt64(tasker_value_notnull(row, 1)),
+					   DatumGetInt32(tasker_value_notnull(row, 2)));
+		note_rows_taken(DatumGetInt32(tasker_value_notnull(row, 7)), key, key);
 		if (step_state_from_text(tasker_value_notnull(row, 5)) == STEP_ENQUEUED)
 			(void) add_row(claimed, row, STEP_ENQUEUED);
-	if (n == 0)
-		return none;
-	return lane_key(DatumGetInt32(tasker_value_notnull(n - 1, 8)), DatumGetInt64(tasker_value_notnull(n - 1, 1)),
-					DatumGetInt32(tasker_value_notnull(n - 1, 2)));
+	}
+	return key;
 }
 
 /* The first row of the queue that the claim may have, from a place on; lane_end if there is none. */

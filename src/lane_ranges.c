@@ -16,6 +16,15 @@
 /* To look for so many tasks that are not there costs less than one more statement. */
 #define NEAR_TASKS		64
 
+/* All keys from the first to the last one. */
+LaneRange
+lane_range(LaneKey first, LaneKey last)
+{
+	LaneRange	range = {first, lane_key(last.rank, last.task_id, last.step_id + 1)};
+
+	return range;
+}
+
 /* Tasks between two ranges, the second of which begins later; PG_INT64_MAX if that is not known. */
 static int64
 gap_between(const LaneRange *a, const LaneRange *b)

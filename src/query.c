@@ -107,7 +107,6 @@ tasker_enter(TaskerSection *section)
 	SPI_connect();
 	GetUserIdAndSecContext(&section->userid, &section->sec_context);
 	section->guc_level = 0;
-	note_entered();
 	if (sections == 0)
 	{
 		lock_first();

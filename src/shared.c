@@ -27,15 +27,22 @@ static shmem_startup_hook_type previous_shmem_startup_hook = NULL;
 /* Lanes beyond these wake the scheduler, which finds them by itself. */
 #define MAX_NOTED	16
 
+/* Where this transaction has put rows into a lane, and where it has taken some. */
+typedef struct NotedLane
+{
+	int			lane;
+	LaneRanges	came;
+	LaneRanges	taken;
+} NotedLane;
+
 /* What this transaction has made; cleared at its end. */
 typedef struct Noted
 {
-	int			lanes[MAX_NOTED];	/* that have got rows ... */
-	LaneRanges	rows[MAX_NOTED];	/* ... and where */
-	int			nlanes;
-	bool		all_lanes;		/* more than could be noted */
-	bool		entered;		/* tasker's statements ran, and may have
-								 * locked */
+	bool		came;			/* some lane has got rows ... */
+	bool		all_came;		/* ... more than could be noted */
+	int			taken;			/* the deepest level of transactions that took
+								 * rows, 0: none ... */
+	bool		all_taken;		/* ... from more lanes than could be noted */
 	int64	   *tasks;			/* in TopMemoryContext: told after the commit */
 	int			ntasks;
 	int			tasks_space;
@@ -43,6 +50,8 @@ typedef struct Noted
 	bool		launcher;
 	bool		queues;			/* other queues are to be told of */
 	TimestampTz due;
+	int			nlanes;
+	NotedLane	lanes[MAX_NOTED];	/* not cleared */
 } Noted;
 
 static Noted noted;
@@ -118,74 +127,83 @@ ask_for_scheduler(Oid database)
 	return slot;
 }
 
-/* Where rows came into the lane, or NULL. */
-static LaneRanges *
-noted_rows(int lane)
+/* What is noted of the lane; NULL if nothing is, or, to be made, there is no room. */
+static NotedLane *
+noted_lane(int lane, bool make)
 {
+	NotedLane  *result;
+
 	for (int i = 0; i < noted.nlanes; i++)
-		if (noted.lanes[i] == lane)
-			return &noted.rows[i];
-	return NULL;
+		if (noted.lanes[i].lane == lane)
+			return &noted.lanes[i];
+	if (!make || noted.nlanes == MAX_NOTED)
+		return NULL;
+	result = &noted.lanes[noted.nlanes++];
+	result->lane = lane;
+	result->came.n = result->taken.n = 0;
+	return result;
 }
 
-/* The lane has got rows in the range. */
+/* The lane has got rows in the range, or somebody lets go of some that others passed over. */
 static void
-note_rows(int lane, const LaneRange *range)
+note_came(int lane, const LaneRange *range)
 {
-	LaneRanges *rows = noted_rows(lane);
+	NotedLane  *place = noted_lane(lane, true);
 
-	if (rows == NULL && noted.nlanes < MAX_NOTED)
-	{
-		rows = &noted.rows[noted.nlanes];
-		rows->n = 0;
-		noted.lanes[noted.nlanes++] = lane;
-	}
-	if (rows == NULL)
-		noted.scheduler = noted.all_lanes = true;
+	noted.came = true;
+	if (place != NULL)
+		add_lane_range(&place->came, range);
 	else
-		add_lane_range(rows, range);
+		noted.scheduler = noted.all_came = true;
 }
 
-/* The lane has got a row, or somebody lets go of one that others passed over. */
+/* One row. */
 void
 wake_lane_at_commit(int lane, LaneKey row)
 {
-	LaneRange	range = {row, lane_key(row.rank, row.task_id, row.step_id + 1)};
+	LaneRange	range = lane_range(row, row);
 
-	note_rows(lane, &range);
+	note_came(lane, &range);
 }
 
 /* Any row of the lane. */
 void
 wake_whole_lane_at_commit(int lane)
 {
-	note_rows(lane, &whole_lane);
+	note_came(lane, &whole_lane);
+}
+
+/* Rows of the lane were taken, which others pass over: they are free if it is rolled back. */
+void
+note_rows_taken(int lane, LaneKey first, LaneKey last)
+{
+	NotedLane  *place = noted_lane(lane, true);
+	LaneRange	range = lane_range(first, last);
+
+	noted.taken = Max(noted.taken, GetCurrentTransactionNestLevel());
+	if (place != NULL)
+		add_lane_range(&place->taken, &range);
+	else
+		noted.all_taken = true;
 }
 
 /* Where this transaction itself has put rows into the lane. */
 void
 add_own_lane_ranges(LaneRanges *ranges, int lane)
 {
-	LaneRanges *rows = noted_rows(lane);
+	NotedLane  *place = noted_lane(lane, false);
 
-	if (noted.all_lanes)
+	if (noted.all_came)
 		add_lane_range(ranges, &whole_lane);
-	else if (rows != NULL)
-		add_lane_ranges(ranges, rows);
+	else if (place != NULL)
+		add_lane_ranges(ranges, &place->came);
 }
 
 /* Any lane may have got rows. */
 void
 wake_all_lanes_at_commit(void)
 {
-	noted.scheduler = noted.all_lanes = true;
-}
-
-/* Tasker's statements run: what they lock others pass over. */
-void
-note_entered(void)
-{
-	noted.entered = true;
+	noted.came = noted.scheduler = noted.all_came = true;
 }
 
 void
@@ -401,17 +419,21 @@ wake_waiters(int lane)
 /* ------------------------------------------------------------------ telling */
 
 /*
- * The transaction, or a part of it, is rolled back: rows that others passed over,
- * since it had taken or locked them, can be taken.
+ * The transaction, or a part of it at this level, is rolled back: rows that others
+ * passed over, since it had taken them, can be taken.
  */
 static void
-tell_rolled_back(void)
+tell_rolled_back(int level)
 {
-	if (shared == NULL || !noted.entered)
+	if (shared == NULL || noted.taken < level)
 		return;
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	forget_lane(0);
+	for (int i = 0; i < noted.nlanes; i++)
+		lane_got_rows(noted.lanes[i].lane, &noted.lanes[i].taken);
+	if (noted.all_taken)
+		forget_lane(0);
 	LWLockRelease(&shared->lock);
+	noted.taken = level - 1;
 }
 
 /* Tell everybody concerned. Runs after the commit: it can not fail. */
@@ -423,22 +445,25 @@ tell(void)
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < noted.nlanes; i++)
 	{
+		int			lane = noted.lanes[i].lane;
 		ExecutorSlot *executor;
 
-		lane_got_rows(noted.lanes[i], &noted.rows[i]);
-		if (noted.lanes[i] > 0)
+		if (noted.lanes[i].came.n == 0)
+			continue;
+		lane_got_rows(lane, &noted.lanes[i].came);
+		if (lane > 0)
 		{
-			wake_waiters(noted.lanes[i]);
-			notify_lane(noted.lanes[i]);
+			wake_waiters(lane);
+			notify_lane(lane);
 			continue;
 		}
-		executor = idle_executor(noted.lanes[i]);
+		executor = idle_executor(lane);
 		if (executor == NULL)
-			noted.scheduler |= may_have_another_executor(noted.lanes[i]);
+			noted.scheduler |= may_have_another_executor(lane);
 		else if (executor->latch != NULL)
 			SetLatch(executor->latch);
 	}
-	if (noted.all_lanes)
+	if (noted.all_came)
 	{
 		wake_waiters(0);
 		notify_lane(0);
@@ -467,7 +492,7 @@ tell(void)
 static bool
 anything_noted(void)
 {
-	return noted.nlanes > 0 || noted.ntasks > 0 || noted.scheduler ||
+	return noted.came || noted.ntasks > 0 || noted.scheduler ||
 		noted.launcher || noted.queues || noted.due != 0;
 }
 
@@ -476,7 +501,7 @@ forget_noted(void)
 {
 	if (noted.tasks != NULL)
 		pfree(noted.tasks);
-	memset(&noted, 0, sizeof(noted));
+	memset(&noted, 0, offsetof(Noted, lanes));
 }
 
 static void
@@ -490,8 +515,10 @@ xact_callback(XactEvent event, void *arg)
 			forget_noted();
 			break;
 		case XACT_EVENT_ABORT:
+			tell_rolled_back(1);
+			forget_noted();
+			break;
 		case XACT_EVENT_PREPARE:
-			tell_rolled_back();
 			forget_noted();
 			break;
 		case XACT_EVENT_PRE_COMMIT:
@@ -509,8 +536,12 @@ xact_callback(XactEvent event, void *arg)
 static void
 subxact_callback(SubXactEvent event, SubTransactionId my_subid, SubTransactionId parent_subid, void *arg)
 {
+	int			level = GetCurrentTransactionNestLevel();
+
 	if (event == SUBXACT_EVENT_ABORT_SUB)
-		tell_rolled_back();
+		tell_rolled_back(level);
+	else if (event == SUBXACT_EVENT_COMMIT_SUB)
+		noted.taken = Min(noted.taken, level - 1);
 }
 
 static void

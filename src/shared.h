@@ -172,7 +172,7 @@ extern void wake_lane_at_commit(int lane, LaneKey row);
 extern void wake_whole_lane_at_commit(int lane);
 extern void wake_all_lanes_at_commit(void);
 extern void add_own_lane_ranges(LaneRanges *ranges, int lane);
-extern void note_entered(void);
+extern void note_rows_taken(int lane, LaneKey first, LaneKey last);
 extern void wake_timer_at_commit(TimestampTz due);
 extern void interrupt_task_at_commit(int64 task_id);
 extern void wake_launcher_at_commit(void);
@@ -187,6 +187,7 @@ extern bool begin_waiting(const int *lanes, int nlanes);
 extern void end_waiting(void);
 
 /* lane_ranges.c */
+extern LaneRange lane_range(LaneKey first, LaneKey last);
 extern void add_lane_range(LaneRanges *ranges, const LaneRange *added);
 extern void add_lane_ranges(LaneRanges *ranges, const LaneRanges *added);
 extern void cut_lane_ranges(LaneRanges *ranges, const LaneKey *key);
