@@ -35,6 +35,15 @@ static TaskerQuery lock_steps = {
 	.columns = {INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID, INT4OID, BOOLOID},
 };
 
+static TaskerQuery lanes_of_steps = {
+	.sql = "SELECT DISTINCT s.lane "
+	"FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS c (task_id, step_id) "
+	"JOIN tasker.workflow_steps s ON s.task_id = c.task_id AND s.step_id = c.step_id "
+	"WHERE s.state IN ('pending', 'enqueued')",
+	.args = {INT8ARRAYOID, INT4ARRAYOID},
+	.columns = {INT4OID},
+};
+
 static TaskerQuery note_errors = {
 	.sql = "UPDATE tasker.workflow_steps s SET last_error = c.error "
 	"FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3)) "
@@ -144,6 +153,33 @@ read_steps(CutOff *cuts, int ncuts, int *n)
 	return steps;
 }
 
+/* The lanes of the cuts that are not among the steps, in which they are to be run nevertheless. */
+static List *
+lanes_left_out(const CutOff *cuts, int ncuts, const CutOffStep *steps, int n)
+{
+	StepRefs	rest = {0};
+	List	   *lanes = NIL;
+	Datum		values[3];
+	uint64		rows;
+
+	for (int i = 0; i < ncuts; i++)
+	{
+		int			s = 0;
+
+		while (s < n && steps[s].cut != &cuts[i])
+			s++;
+		if (s == n)
+			step_refs_add(&rest, cuts[i].task_id, cuts[i].step_id);
+	}
+	if (rest.length == 0)
+		return NIL;
+	step_refs_arrays(&rest, values);
+	rows = tasker_run(&lanes_of_steps, values, NULL);
+	for (uint64 row = 0; row < rows; row++)
+		lanes = lappend_int(lanes, DatumGetInt32(tasker_value_notnull(row, 1)));
+	return lanes;
+}
+
 /* What is kept of it, of an attempt that counts or not. */
 static Jsonb *
 cut_off_error(const CutOffStep *step, TimestampTz now)
@@ -244,31 +280,39 @@ find_counting(CutOffStep *steps, int n)
 /*
  * See to the steps of this database that were cut off since the last time. A
  * step that is pending ran in the batch that released it; it will not again.
+ * Returns the lanes of those that somebody has locked: they would be cut off
+ * again and again, and nobody could note it.
  */
-void
+List *
 record_cut_offs(void)
 {
+	MemoryContext context = CurrentMemoryContext;
 	TaskerSection section;
 	TimestampTz now = tasker_now();
 	Changes		noted;
 	Changes		counted;
 	CutOffStep *steps;
+	List	   *left_out;
 	int			ncuts;
 	int			n;
 	CutOff	   *cuts = recorder_collect(MyDatabaseId, &ncuts);
 
 	if (ncuts == 0)
-		return;
+		return NIL;
 	tasker_enter(&section);
 	changes_init(&noted);
 	changes_init(&counted);
 	steps = read_steps(cuts, ncuts, &n);
+	left_out = lanes_left_out(cuts, ncuts, steps, n);
 	find_counting(steps, n);
 	for (int i = 0; i < n; i++)
 		add_change(steps[i].counts ? &counted : &noted, &steps[i], now);
 	write_changes(&note_errors, &noted);
 	write_changes(&count_attempts, &counted);
+	MemoryContextSwitchTo(context);
+	left_out = list_copy(left_out);
 	tasker_leave(&section);
+	return left_out;
 }
 
 PG_FUNCTION_INFO_V1(tasker_lock_cut_off);

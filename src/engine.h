@@ -179,7 +179,7 @@ extern double backoff_seconds(const Backoff *backoff, int attempts, double rando
 #define CUT_OFF_STATE	"TK430"
 #define CUT_OFF_LOCK	430
 
-extern void record_cut_offs(void);
+extern List *record_cut_offs(void);
 
 /* ------------------------------------------------------------ due.c */
 

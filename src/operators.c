@@ -139,6 +139,7 @@ task_locked(int64 task_id, bool *started)
 {
 	Datum		values[1] = {Int64GetDatum(task_id)};
 
+	note_all_taken();
 	if (tasker_run(&lock_task, values, NULL) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_TASKER_UNKNOWN_TASK),
@@ -166,6 +167,7 @@ steps_locked(int64 task_id, const char *state)
 
 	if (state != NULL)
 		values[1] = CStringGetTextDatum(state);
+	note_all_taken();
 	tasker_run(&lock_steps, values, state == NULL ? " n" : NULL);
 	return DatumGetInt64(tasker_value_notnull(0, 1));
 }
@@ -175,6 +177,7 @@ step_locked(int64 task_id, int step_id)
 {
 	Datum		values[2] = {Int64GetDatum(task_id), Int32GetDatum(step_id)};
 
+	note_all_taken();
 	if (tasker_run(&lock_step, values, NULL) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_TASKER_UNKNOWN_STEP),

@@ -26,6 +26,7 @@ extern void launcher_init(void);
 
 /* staffing.c */
 extern void reap_executors(void);
+extern void leave_lanes_alone(List *lanes);
 extern bool serve_lanes(int *refusals);
 extern void stop_executors(void);
 

@@ -128,7 +128,7 @@ begin_running(void)
 	at_exit = true;
 	recorder_open();
 	(void) definition_cache_check();
-	record_cut_offs();
+	(void) record_cut_offs();
 	commit();
 }
 

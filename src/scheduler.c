@@ -253,7 +253,7 @@ one_turn(Turns *turns)
 	heed_own(turns);			/* retries of what has just failed */
 	process_begin_transaction();
 	reap_executors();
-	record_cut_offs();
+	leave_lanes_alone(record_cut_offs());
 	served = serve_lanes(&refusals);
 	turns->due = next_due(turns->due);
 	if (all)

@@ -173,18 +173,28 @@ wake_whole_lane_at_commit(int lane)
 	note_came(lane, &whole_lane);
 }
 
-/* Rows of the lane were taken, which others pass over: they are free if it is rolled back. */
+/* Rows of whichever lanes are taken, which others pass over, or their steps locked: they are free if it is rolled back. */
+void
+note_all_taken(void)
+{
+	noted.taken = Max(noted.taken, GetCurrentTransactionNestLevel());
+	noted.all_taken = true;
+}
+
+/* The same of one lane's rows. */
 void
 note_rows_taken(int lane, LaneKey first, LaneKey last)
 {
 	NotedLane  *place = noted_lane(lane, true);
 	LaneRange	range = lane_range(first, last);
 
+	if (place == NULL)
+	{
+		note_all_taken();
+		return;
+	}
 	noted.taken = Max(noted.taken, GetCurrentTransactionNestLevel());
-	if (place != NULL)
-		add_lane_range(&place->taken, &range);
-	else
-		noted.all_taken = true;
+	add_lane_range(&place->taken, &range);
 }
 
 /* Where this transaction itself has put rows into the lane. */

@@ -172,6 +172,7 @@ extern void wake_lane_at_commit(int lane, LaneKey row);
 extern void wake_whole_lane_at_commit(int lane);
 extern void wake_all_lanes_at_commit(void);
 extern void add_own_lane_ranges(LaneRanges *ranges, int lane);
+extern void note_all_taken(void);
 extern void note_rows_taken(int lane, LaneKey first, LaneKey last);
 extern void wake_timer_at_commit(TimestampTz due);
 extern void interrupt_task_at_commit(int64 task_id);

@@ -69,12 +69,33 @@ static int	last_lane = 0;
 /* The executors that this scheduler has had started, by slot. */
 static BackgroundWorkerHandle *handles[TASKER_MAX_EXECUTORS];
 
-/* When, and for which lane, one of them could not connect, by slot. */
+/* Lanes that get no executor for a while: the last one could not connect, or a step that ends it is locked. */
 static struct
 {
 	TimestampTz at;
 	int			lane;
-}			refused[TASKER_MAX_EXECUTORS];
+}			left_alone[TASKER_MAX_EXECUTORS];
+
+static void
+leave_lane_alone(int lane)
+{
+	int			oldest = 0;
+
+	for (int i = 0; i < TASKER_MAX_EXECUTORS; i++)
+		if (left_alone[i].at < left_alone[oldest].at)
+			oldest = i;
+	left_alone[oldest].at = GetCurrentTimestamp();
+	left_alone[oldest].lane = lane;
+}
+
+void
+leave_lanes_alone(List *lanes)
+{
+	ListCell   *cell;
+
+	foreach(cell, lanes)
+		leave_lane_alone(lfirst_int(cell));
+}
 
 /* Give back the slots of executors that ended without doing it themselves. */
 void
@@ -94,21 +115,18 @@ reap_executors(void)
 		if (shared->executors[i].state == EXECUTOR_STARTING && shared->executors[i].pid == 0)
 			shared->executors[i].state = EXECUTOR_FREE;
 		if (!shared->executors[i].connected)
-		{
-			refused[i].at = GetCurrentTimestamp();
-			refused[i].lane = -shared->executors[i].owner;
-		}
+			leave_lane_alone(-shared->executors[i].owner);
 		LWLockRelease(&shared->lock);
 	}
 }
 
 /* Not at once again: its reason is in the log, and will not be gone yet. */
 static bool
-refused_lately(int lane)
+left_alone_lately(int lane)
 {
 	for (int i = 0; i < TASKER_MAX_EXECUTORS; i++)
-		if (refused[i].lane == lane &&
-			!TimestampDifferenceExceeds(refused[i].at, GetCurrentTimestamp(), RETRY_MS))
+		if (left_alone[i].lane == lane &&
+			!TimestampDifferenceExceeds(left_alone[i].at, GetCurrentTimestamp(), RETRY_MS))
 			return true;
 	return false;
 }
@@ -237,7 +255,7 @@ start_executor(const Lane *lane)
 	MemoryContext old_context;
 	int			slot;
 
-	if (refused_lately(lane->lane))
+	if (left_alone_lately(lane->lane))
 		return false;
 	slot = reserve_slot(lane);
 	if (slot < 0)

@@ -165,14 +165,19 @@ note_history(StepChanges *changes, Pairs *pairs, StepState from, StepState to)
 	MemoryContextSwitchTo(old_context);
 }
 
-/* The step's row of ready_queue can be taken. */
+/* Where in its lane the step's row of ready_queue is. */
+static LaneKey
+row_of_slot(TupleTableSlot *slot)
+{
+	return lane_key(-DatumGetInt32(column(slot, STEPS_PRIORITY)), DatumGetInt64(column(slot, STEPS_TASK_ID)),
+					DatumGetInt32(column(slot, STEPS_STEP_ID)));
+}
+
+/* The step's row can be taken. */
 static void
 note_row(Pairs *pairs)
 {
-	wake_lane_at_commit(DatumGetInt32(column(pairs->new_slot, STEPS_LANE)),
-						lane_key(-DatumGetInt32(column(pairs->new_slot, STEPS_PRIORITY)),
-								 DatumGetInt64(column(pairs->new_slot, STEPS_TASK_ID)),
-								 DatumGetInt32(column(pairs->new_slot, STEPS_STEP_ID))));
+	wake_lane_at_commit(DatumGetInt32(column(pairs->new_slot, STEPS_LANE)), row_of_slot(pairs->new_slot));
 }
 
 /* Note the hints that the step's new state needs. */
@@ -249,6 +254,12 @@ look_at_step(StepChanges *changes, Pairs *pairs)
 	StepState	to = step_state_from_text(column(pairs->new_slot, STEPS_STATE));
 
 	check_step_keys(pairs);
+	if (from == STEP_ENQUEUED)
+	{
+		LaneKey		row = row_of_slot(pairs->old_slot);
+
+		note_rows_taken(DatumGetInt32(column(pairs->old_slot, STEPS_LANE)), row, row);
+	}
 	if (to == STEP_PENDING &&
 		DatumGetInt32(column(pairs->new_slot, STEPS_PENDING_PARENTS)) == 0)
 		step_refs_add(&changes->promoted, task_id, step_id);

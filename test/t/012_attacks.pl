@@ -182,6 +182,8 @@ $log = log_size($node);
 until_true(sub { count_in_log($node, $log, $died) > 0 }, 'an executor is ended by its step');
 $retried = as_role($node, 'postgres', 'vic', q(SELECT tasker.create_task('retried', '{"fail": "a", "times": 1}')));
 is(sql("SELECT tasker.task_wait($retried, '10 s')"), 'complete', "the victim's retries come");
+wait_until($node, 'postgres', "clock_timestamp() > (SELECT requested_at + interval '1500 ms' FROM tasker.tasks WHERE task_id = $ended)", 'a second goes by');
+cmp_ok(count_in_log($node, $log, $died), '<=', 4, 'in which it ends no executor after the other');
 let_go('mal', $holder);
 is(outcome($ended), 'error error 2 TK430', 'and it has so many attempts as any other');
 
