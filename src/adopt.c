@@ -203,7 +203,7 @@ adopt_hints(const Adoption *adoption, char **detail)
 
 	if (adoption->status.state != GUARD_DISARMED)
 		return 0;
-	wake_all_lanes_at_commit();
+	wake_all_at_commit();
 	return (int64) (tasker_run(&hint_ready, NULL, NULL) + tasker_run(&hint_timers, values, NULL) +
 					tasker_run(&hint_leases, NULL, NULL));
 }

@@ -137,6 +137,30 @@ use_last_look(const LaneSlot *slot, LaneLook *look)
 	return true;
 }
 
+/* A look that trusts the last one, if there is one that can be trusted. */
+static bool
+trusting_look(LaneLook *look)
+{
+	TaskerShared *shared = tasker_shared();
+	LaneSlot   *slot;
+	bool		trusted;
+
+	LWLockAcquire(&shared->lock, LW_SHARED);
+	slot = lane_slot(look->lane, look->owner);
+	trusted = slot != NULL && use_last_look(slot, look);
+	LWLockRelease(&shared->lock);
+	return trusted;
+}
+
+static LaneLook
+new_look(int lane, int owner)
+{
+	LaneLook	look = {.lane = lane,.owner = owner,.anew = true,.rows = {1, {whole_lane}},
+	.looked_at = GetCurrentTimestamp()};
+
+	return look;
+}
+
 /*
  * Where there may be rows to take. To be asked before the snapshot is
  * taken that they are read with. If the last look is too old, whoever asks first
@@ -146,16 +170,10 @@ LaneLook
 look_at_lane(int lane, int owner)
 {
 	TaskerShared *shared = tasker_shared();
-	LaneLook	look = {.lane = lane,.owner = owner,.anew = true,.rows = {1, {whole_lane}},
-	.looked_at = GetCurrentTimestamp()};
+	LaneLook	look = new_look(lane, owner);
 	LaneSlot   *slot;
-	bool		trusted;
 
-	LWLockAcquire(&shared->lock, LW_SHARED);
-	slot = lane_slot(lane, owner);
-	trusted = slot != NULL && use_last_look(slot, &look);
-	LWLockRelease(&shared->lock);
-	if (trusted)
+	if (trusting_look(&look))
 		return look;
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	slot = make_lane_slot(lane, owner);
@@ -163,6 +181,19 @@ look_at_lane(int lane, int owner)
 		slot->looked_at = look.looked_at;
 	LWLockRelease(&shared->lock);
 	return look;
+}
+
+/* May there be rows before the key? It can be asked without looking. */
+bool
+lane_may_begin_before(int lane, int owner, LaneKey key)
+{
+	LaneLook	look = new_look(lane, owner);
+	LaneKey		first;
+
+	if (!trusting_look(&look))
+		return true;
+	first = first_of_lane_ranges(&look.rows);
+	return lane_key_compare(&first, &key) < 0;
 }
 
 static int

@@ -11,6 +11,9 @@
  * DROP EXTENSION and ALTER EXTENSION … UPDATE are given the same way out, since
  * they lock the tables in another order than those who work on them. The
  * processes come back when the transaction ends, and stay if the extension does.
+ *
+ * And what COMMIT PREPARED or ROLLBACK PREPARED makes ready or lets go of, in
+ * which nothing runs of what ends other transactions, is told of here.
  */
 #include "process.h"
 
@@ -100,6 +103,18 @@ changes_extension(Node *command)
 		if (strcmp(strVal(lfirst(cell)), "tasker") == 0)
 		return OidIsValid(get_extension_oid("tasker", true));
 	return false;
+}
+
+/* Does the command end a transaction that is prepared? */
+static bool
+ends_prepared(Node *command)
+{
+	TransactionStmtKind kind;
+
+	if (!IsA(command, TransactionStmt))
+		return false;
+	kind = castNode(TransactionStmt, command)->kind;
+	return kind == TRANS_STMT_COMMIT_PREPARED || kind == TRANS_STMT_ROLLBACK_PREPARED;
 }
 
 /* Without the rights for it the command will fail, and nobody need leave. */
@@ -225,6 +240,8 @@ process_utility(PROCESS_UTILITY_PARAMETERS)
 	if (!OidIsValid(database) || !may_have(database))
 	{
 		run_previous(PROCESS_UTILITY_ARGUMENTS);
+		if (ends_prepared(pstmt->utilityStmt) && OidIsValid(get_extension_oid("tasker", true)))
+			wake_all_at_commit();
 		return;
 	}
 	PG_TRY();

@@ -209,18 +209,19 @@ add_own_lane_ranges(LaneRanges *ranges, int lane)
 		add_lane_ranges(ranges, &place->came);
 }
 
-/* Any lane may have got rows. */
-void
-wake_all_lanes_at_commit(void)
-{
-	noted.came = noted.scheduler = noted.all_came = true;
-}
-
 void
 wake_timer_at_commit(TimestampTz due)
 {
 	if (noted.due == 0 || due < noted.due)
 		noted.due = due;
+}
+
+/* Any lane may have got rows, and anything may be due. */
+void
+wake_all_at_commit(void)
+{
+	noted.came = noted.scheduler = noted.all_came = true;
+	wake_timer_at_commit(DT_NOBEGIN);
 }
 
 /* However many there are, only theirs are interrupted. */
@@ -439,9 +440,15 @@ tell_rolled_back(int level)
 		return;
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < noted.nlanes; i++)
+	{
 		lane_got_rows(noted.lanes[i].lane, &noted.lanes[i].taken);
+		wake_waiters(noted.lanes[i].lane);
+	}
 	if (noted.all_taken)
+	{
 		forget_lane(0);
+		wake_waiters(0);
+	}
 	LWLockRelease(&shared->lock);
 	noted.taken = level - 1;
 }
