@@ -56,11 +56,28 @@ typedef struct ClaimedStep
 	TimestampTz end;			/* of the lease */
 } ClaimedStep;
 
+/* What a claim gets, in the making. */
+typedef struct Claimed
+{
+	const Claim *claim;
+	Batch	   *batch;
+	int			limit;			/* how many are taken from queues */
+	ClaimedStep *items;
+	int			n;
+	int			space;
+} Claimed;
+
 extern double seconds_argument(FunctionCallInfo fcinfo, int arg, const char *what, double missing);
 extern void read_claim(FunctionCallInfo fcinfo, int arg, Claim *claim);
 extern Scope caller_scope(void);
 extern ClaimedStep *dequeue(Batch *batch, Claim *claim, TimestampTz *now, int *n);
 extern void claim_and_wait(FunctionCallInfo fcinfo, Claim *claim, int first);
+
+/* take.c */
+extern void add_claimed(Claimed *claimed, BatchStep *step, int rank, char *queue, Jsonb *checkpoint);
+extern BatchStep *add_row(Claimed *claimed, uint64 row, StepState from);
+extern bool any_queued(const Claim *claim, LaneKey bound);
+extern void take_queued(Claimed *claimed, LaneKey bound);
 
 /* leases.c */
 extern TimestampTz lease_end(const StepDef *def, double lease, TimestampTz started, TimestampTz now);
