@@ -62,8 +62,10 @@ FLAT = ('graphile', 'pg-boss')
 DURABLE = ('pgflow', 'absurd', 'dbos', 'pg-boss flow')
 WAYS = ('in-db chain', 'in-db diamond', 'in-db wide')
 
-HELD = ('Under a snapshot old versions of all rows stay where they are; when it is gone, autovacuum works at millions of them, '
-        'beside the load, on the same two processors. The clean database beside it has no past at all.')
+BEHIND = 'The clean windows themselves differ from each other as much: see the least and the most in the table.'
+HELD = 'Old versions of all rows stay where they are; a look at all of the queue now and then reads them.'
+AFTER = ('The tables are larger than shared_buffers by then: with 8 connections a backend has to write out another page for every '
+         'fourth step (of the clean database none), and a step touches 75 buffers instead of 63. Autovacuum takes a tenth of a processor.')
 
 GOALS = [
     goal('in the database, no-op, chain, diamond and wide (the worst): share of the set-based floor', at_least(0.5),
@@ -147,11 +149,12 @@ GOALS = [
     goal('bulk creation', at_least(50000), lambda r: r.median('creation', 'tasker, create_tasks of 5,000 tasks', 'rate'),
          'steps/s'),
     goal('1M finished tasks behind (the worse of both kinds): share of the clean rate', at_least(0.9),
-         lambda r: worst(*(r.phase(k, 'behind') for k in ('in the database', 'external'))), why=HELD),
+         lambda r: worst(*(r.phase(k, 'behind') for k in ('in the database', 'external'))), why=BEHIND),
     goal('a snapshot held for 3 min: share of the clean rate', at_least(0.7),
          lambda r: worst(*(r.phase(k, 'held') for k in ('in the database', 'external'))), why=HELD),
     goal('30 s after it: share of the clean rate', at_least(0.9),
-         lambda r: worst(*(r.phase(k, 'after') for k in ('in the database', 'external'))), why=HELD),
+         lambda r: worst(*(r.phase(k, 'after') for k in ('in the database', 'external'))), why=AFTER),
     goal('with retention on, size after 3M steps over after 1M, less 1', at_most(0.1),
-         lambda r: r.median('size', 'tasker.retention = 5 s', 'growth')),
+         lambda r: r.median('size', 'tasker.retention = 5 s', 'growth'),
+         why='It goes up and down with vacuum: 236 to 286 MB after each of 1 to 9 million steps.'),
 ]
