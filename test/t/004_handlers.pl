@@ -164,8 +164,9 @@ WHERE s.name <> 'bad' GROUP BY 1, 2, 3, 4 HAVING (s.state = 'complete')::int <> 
 SQL
 is($node->safe_psql('postgres', "SELECT count(*) FROM app.effects WHERE step = 'rolled back'"), 0, 'subtransactions that were rolled back left nothing');
 is($node->safe_psql('postgres', "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"), 0, 'no advisory lock is held on');
+# How long after it is not said: the one executor may be at steps that take 400 ms each.
 is( $node->safe_psql('postgres', <<'SQL'), 't', 'after TK411 the next attempt was made after the time asked for');
-SELECT s.last_attempted_at - f.at BETWEEN '300 ms' AND '900 ms'
+SELECT s.last_attempted_at - f.at >= '300 ms'
 FROM tasker.tasks t JOIN tasker.step_status s ON s.task_id = t.task_id AND s.name = 'bad',
 	LATERAL (SELECT min(h.created_at) AS at FROM tasker.task_history h WHERE h.task_id = t.task_id AND h.step = 'bad'
 	AND h.to_state = 'waiting_for_retry') f WHERE t.context ->> 'how' = 'retry_after'
