@@ -13,10 +13,8 @@
  */
 #include "claims.h"
 
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "guard.h"
-#include "miscadmin.h"
 #include "utils/fmgrprotos.h"
 
 /* Children whose last parents were just satisfied, as far as the claim may have them. */

@@ -10,9 +10,9 @@
  * nothing any more, and the next one begins there; a worker that may have one
  * owner's steps only, for that owner. A commit that adds rows notes where, and so
  * does a rollback that gives back what was taken, which others passed over. What
- * nobody tells of, like the commit of a prepared transaction or the end of
- * somebody's lock on a task, is found all the same: a look is good for a second,
- * or for longer if it takes long itself.
+ * nobody tells of, like the end of somebody's lock on a task, or of a prepared
+ * transaction if tasker is not preloaded, is found all the same: a look is good
+ * for a second, or for longer if it takes long itself.
  *
  * Called by those who take rows (batch_read.c, dequeue.c) or look whether there are
  * some (staffing.c), by shared.c when a transaction ends, and for queues by claims.c

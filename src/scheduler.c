@@ -167,9 +167,9 @@ begin_turn(Turns *turns)
 }
 
 /*
- * Is it time to look at all timers and leases? What the commit of a prepared
- * transaction adds before all others, or the end of a session that had it locked
- * leaves there, nobody tells of.
+ * Is it time to look at all timers and leases? What the end of a session that had
+ * it locked leaves there, or the commit of a prepared transaction adds before all
+ * others if tasker is not preloaded, nobody tells of.
  */
 static bool
 time_for_all(const Turns *turns, TimestampTz now)

@@ -42,7 +42,7 @@ typedef struct Noted
 	bool		all_came;		/* ... more than could be noted */
 	int			taken;			/* the deepest level of transactions that took
 								 * rows, 0: none ... */
-	bool		all_taken;		/* ... from more lanes than could be noted */
+	bool		all_taken;		/* ... from lanes that could not be noted */
 	int64	   *tasks;			/* in TopMemoryContext: told after the commit */
 	int			ntasks;
 	int			tasks_space;
@@ -441,6 +441,8 @@ tell_rolled_back(int level)
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < noted.nlanes; i++)
 	{
+		if (noted.lanes[i].taken.n == 0)
+			continue;
 		lane_got_rows(noted.lanes[i].lane, &noted.lanes[i].taken);
 		wake_waiters(noted.lanes[i].lane);
 	}

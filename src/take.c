@@ -393,4 +393,5 @@ take_queued(Claimed *claimed, LaneKey bound)
 			queue->next++;
 	}
 	note_looks(queues, claim->nlanes, bound);
+	pfree(queues);				/* a call may ask for each of its children */
 }
